@@ -1,0 +1,265 @@
+"""Events: what a run says about itself, one JSON object a line.
+
+Ranks append to `logs/<host>.<rank>.events.jsonl`; the launcher merges those into `events.jsonl`, of which it is
+the only writer. The dashboard, `mux watch`, `results.json` and the tests read only that file. A reader ignores
+keys it does not know and passes over events it does not know, so that old readers survive new writers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What every event carries; `time` is seconds since the epoch on the clock of the writer."""
+
+    time: float = field(default_factory=time.time)
+    host: str | None = None
+    rank: int | None = None  # None: written by the launcher
+
+    kinds: ClassVar[dict[str, type[Event]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Event.kinds[cls.__name__] = cls
+
+
+# --- written by the launcher -----------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    name: str
+    directory: str
+    model: str  # for people: "bert TINY, N = 2"
+    N: int
+    stages: list[dict[str, Any]]  # [{"id", "kind", "steps" (None where a stage has none), "done" (bool)}]
+    hosts: list[dict[str, Any]]  # [{"name", "ranks": [0, 1]}], the widest placement of the plan
+    resumed: bool = False  # an earlier, unfinished start of this run goes on
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStarted(Event):
+    job: int
+    stages: list[str]
+    hosts: list[dict[str, Any]]  # [{"name", "ranks"}] of this job
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEnded(Event):
+    job: int
+    code: int  # 0, or what the first process to fail returned (negative: a signal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStopped(Event):
+    """Stopped on request, everything needed to go on is on disk."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(Event):
+    code: int  # the raw code
+    reason: str
+
+
+# --- written by ranks ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RankStarted(Event):
+    pid: int
+    device: str  # "cpu", "cuda:0 NVIDIA A100"
+    job: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailed(Event):
+    error: str  # one line; the traceback is in the rank's log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(Event):
+    """Written by a thread every two seconds or so. `step` shows that the main thread moves, too."""
+
+    stage: str | None
+    step: int
+    memory_bytes: int  # resident memory of the process
+    gpu_memory_bytes: int | None = None
+    gpu_use: float | None = None  # 0..1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted(Event):
+    stage: str
+    kind: str
+    steps: int | None = None
+    from_step: int = 0  # > 0: resumed from the checkpoint of that step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """Long work that is not optimizer steps: tokenising, evaluating, timing."""
+
+    stage: str | None
+    what: str  # "tokenising", "evaluating topic, ticket 2"
+    done: int
+    total: int | None
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """Rank 0, once per logging interval. Rates and times are means over the interval, losses over the cluster."""
+
+    stage: str
+    step: int  # optimizer steps done in this stage
+    steps: int  # ... of so many
+    loss: float
+    task_loss: float | None = None
+    retrieval_loss: float | None = None
+    accuracy: float | None = None  # of masked tokens, retrieved tokens or labels, as the stage has it
+    learning_rate: float = 0.0
+    grad_norm: float | None = None
+    loss_scale: float | None = None  # fp16 only
+    skipped: int = 0  # optimizer steps skipped so far because of fp16 overflow
+    instances_per_second: float = 0.0
+    groups_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    seconds_data: float = 0.0  # per step
+    seconds_compute: float = 0.0
+    seconds_save: float = 0.0
+    task: str | None = None  # the fine-tuning task
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    stage: str
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSaved(Event):
+    stage: str
+    path: str
+    task: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """One number of an evaluation: the mean over tickets."""
+
+    stage: str
+    task: str
+    metric: str
+    mean: float
+    std: float
+    majority: float | None = None  # of always naming the most frequent class
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDone(Event):
+    stage: str
+    result: dict[str, Any]  # the stage's entry in results.json
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopAgreed(Event):
+    """All ranks saw the request at the same step and saved what is needed to go on."""
+
+    stage: str
+    step: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    text: str
+    level: str = "info"  # info | warning | error
+    stage: str | None = None
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------
+def encode(event: Event) -> str:
+    """One line of JSON without its newline. NaN and infinity become null: JSON has no word for them."""
+    values = {key: _finite(value) for key, value in asdict(event).items()}
+    head = {"v": VERSION, "time": round(values.pop("time"), 3), "event": type(event).__name__}
+    return json.dumps(head | values, ensure_ascii=False, allow_nan=False)
+
+
+def decode(line: str) -> Event | None:
+    """The event of a line; None for an event of a kind or version this program does not know, or a torn line."""
+    try:
+        values = json.loads(line)
+        kind = Event.kinds.get(values.pop("event"))
+        if kind is None or values.pop("v") != VERSION:
+            return None
+        known = {f.name for f in fields(kind)}
+        return kind(**{key: value for key, value in values.items() if key in known})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class EventWriter:
+    """Appends events to one file, a whole line per write, so that a reader never sees two lines mixed."""
+
+    def __init__(self, path: Path, host: str | None = None, rank: int | None = None) -> None:
+        self.host, self.rank = host, rank
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, event: Event) -> None:
+        if event.host is None and self.host is not None:
+            object.__setattr__(event, "host", self.host)
+            object.__setattr__(event, "rank", self.rank)
+        os.write(self._file, (encode(event) + "\n").encode())
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class EventReader:
+    """Reads what was appended to a file since the last call; a line without its newline waits for the next call."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path, self.offset = path, offset
+
+    def read(self) -> Iterator[Event]:
+        """The new events, in order. A file that does not exist yet has none."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self.offset += len(line)
+                    event = decode(line.decode("utf-8", "replace"))
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            return

@@ -1,0 +1,219 @@
+"""What must hold between the keys of a recipe, beyond the type of each: numbers fit, names exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mux.recipe import files
+from mux.recipe.positions import Path
+from mux.recipe.refusal import Refusal
+from mux.recipe.schema import (
+    EnsembleStage,
+    EvaluateStage,
+    FinetuneStage,
+    PretrainStage,
+    Recipe,
+    RetrievalStage,
+    Shape,
+    Stage,
+    TaskDefinition,
+    ThroughputStage,
+)
+from mux.recipe.tasks import TASKS
+from mux.recipe.wording import did_you_mean, listed, shown
+
+# Names of files and folders that a run directory and a stage's folder have for other things.
+_TAKEN_IDS = ("lock", "logs", "report", "stop")
+_TAKEN_TASKS = ("checkpoints", "model")
+_TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class Finding(NamedTuple):
+    key: Path
+    message: str
+    hint: str | None = None
+    cause: Path | None = None  # the other key, where two do not go together
+
+
+def findings(recipe: Recipe) -> Iterator[Finding]:
+    """Everything that does not hold in a recipe of valid types."""
+    yield from _model(recipe)
+    yield from _sources(recipe)
+    yield from _definitions(recipe)
+    for index, stage in enumerate(recipe.stages):
+        yield from _stage(recipe, stage, recipe.stages[:index])
+
+
+# --- sections -----------------------------------------------------------------------------------------------
+def _model(recipe: Recipe) -> Iterator[Finding]:
+    size = recipe.model.size
+    if isinstance(size, Shape) and size.hidden % size.heads:
+        near = [hidden for hidden in range(size.hidden, 0, -1) if hidden % size.heads == 0][:1]
+        more = (near or [0])[0] + size.heads
+        yield Finding(("model", "size", "hidden"), f"{size.hidden} is not a multiple of heads = {size.heads}",
+                      f"{listed([*map(str, near), str(more)], 'or')} would be", ("model", "size", "heads"))
+    lengths: list[tuple[Path, int]] = [(("corpus", "sequence_length"), recipe.corpus.sequence_length)]
+    lengths += [(("stages", stage.id, "sequence_length"), stage.sequence_length)
+                for stage in recipe.stages if isinstance(stage, FinetuneStage | ThroughputStage)]
+    for key, length in lengths:
+        if length > recipe.model.max_positions:
+            yield Finding(key, f"{length} is more than model.max_positions = {recipe.model.max_positions}",
+                          cause=("model", "max_positions"))
+
+
+def _sources(recipe: Recipe) -> Iterator[Finding]:
+    yield from _one_source(("tokenizer", "source"), recipe.tokenizer.source, _tokenizer_source)
+    sources = recipe.corpus.sources
+    yield from _list(("corpus", "sources"), sources)
+    for index, source in enumerate(sources):
+        yield from _one_source(("corpus", "sources", index), source, _corpus_source)
+    if recipe.tasks.root != "hub":
+        yield Finding(("tasks", "root"), f"{shown(recipe.tasks.root)}: original files are not read yet",
+                      "define the task with [tasks.define.NAME]")
+
+
+def _one_source(key: Path, source: str, check: Callable[[str], None]) -> Iterator[Finding]:
+    try:
+        check(source)
+    except Refusal as refusal:
+        problem = refusal.problems[0]
+        yield Finding(key, problem.message, problem.hint)
+
+
+def _tokenizer_source(source: str) -> None:
+    if source == "sentencepiece" or (source.startswith("path:") and source != "path:"):
+        return
+    if not source.startswith("hub:"):
+        raise Refusal(f"{shown(source)} is none of hub:ID, path:DIR and sentencepiece")
+    _, config, _, split = files.split_hub(source)
+    if config or split:
+        raise Refusal(f"{shown(source)}: a tokenizer has no configuration or split, only hub:ID[@REVISION]")
+
+
+def _corpus_source(source: str) -> None:
+    _any_source(source, files.CORPORA)
+
+
+def _rows_source(source: str) -> None:
+    _any_source(source, files.ROWS)
+    if source.startswith("hub:") and files.split_hub(source)[3] is None:
+        raise Refusal(f"{shown(source)} names no split: write {source}:train, say")
+    if source.startswith("path:") and not source.endswith(files.ROW_SUFFIXES):
+        raise Refusal(f"{shown(source)} is not a {listed(files.ROW_SUFFIXES, 'or')} file")
+
+
+def _any_source(source: str, builtin: Sequence[str]) -> None:
+    scheme, _, rest = source.partition(":")
+    if scheme == "hub":
+        files.split_hub(source)
+    elif scheme == "builtin" and rest not in builtin:
+        raise Refusal(f"{shown(source)} does not exist: {did_you_mean(rest, builtin, 'builtin')}")
+    elif scheme not in ("path", "builtin") or not rest:
+        raise Refusal(f"{shown(source)} is none of hub:ID, path:FILES and builtin:NAME")
+
+
+def _definitions(recipe: Recipe) -> Iterator[Finding]:
+    for name, task in recipe.tasks.define.items():
+        key: Path = ("tasks", "define", name)
+        if not _TASK_NAME.fullmatch(name) or name in _TAKEN_TASKS:
+            yield Finding(key, "cannot be the name of a task: its folder bears it",
+                          f"use small letters, digits and _ -; {listed(_TAKEN_TASKS)} are taken")
+        yield from _one_source((*key, "train"), task.train, _rows_source)
+        yield from _one_source((*key, "test"), task.test, _rows_source)
+        for metric in (task.metric, *task.others):
+            if (metric in ("spearman", "pearson")) != task.regression:
+                what = "a regression" if task.regression else "classes"
+                fits = ("spearman", "pearson") if task.regression else ("accuracy", "f1", "matthews")
+                yield Finding((*key, "metric" if metric == task.metric else "others"),
+                              f"{metric} does not measure {what}", f"{listed(fits)} do", (*key, "regression"))
+
+
+# --- stages -------------------------------------------------------------------------------------------------
+def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[Stage]) -> Iterator[Finding]:
+    key: Path = ("stages", stage.id)
+    if stage.id in _TAKEN_IDS:
+        yield Finding((*key, "id"), f"{shown(stage.id)} is taken: a run directory has something else there")
+    yield from _origin(stage, key, earlier)
+    if isinstance(stage, RetrievalStage | PretrainStage) and stage.warmup_steps > stage.steps:
+        yield Finding((*key, "warmup_steps"), f"{stage.warmup_steps} is more than steps = {stage.steps}",
+                      cause=(*key, "steps"))
+    elif isinstance(stage, FinetuneStage):
+        yield from _finetune(recipe, stage, key)
+    elif isinstance(stage, EnsembleStage):
+        yield from _list((*key, "copies"), stage.copies)
+        for index, copies in enumerate(stage.copies):
+            if copies > recipe.model.N:
+                message = f"{copies} copies do not fit in groups of N = {recipe.model.N}"
+                yield Finding((*key, "copies", index), message, cause=("model", "N"))
+
+
+def _origin(stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Finding]:
+    """`from`, and what stands for it where a stage does not say."""
+    finetuned = [other.id for other in earlier if isinstance(other, FinetuneStage)]
+    needs_finetuned = isinstance(stage, EvaluateStage | EnsembleStage)
+    source, key = stage.from_, (*key, "from")
+    if source is None:
+        if needs_finetuned and not finetuned:
+            yield Finding(key[:-1], f"needs a finetune stage before it: {stage.kind} has no model to work on")
+    elif needs_finetuned:
+        if source not in finetuned:
+            yield Finding(key, f"{shown(source)} is no finetune stage before this one",
+                          did_you_mean(source, finetuned, "finetune stages"))
+    elif source.startswith(("hub:", "princeton:")):
+        yield Finding(key, f"{shown(source)} needs the importer, not built yet", "write run:PATH or path:DIR")
+    elif source.startswith(("run:", "path:")):
+        if not source.partition(":")[2]:
+            yield Finding(key, f"{shown(source)} names no place", "write run:PATH or path:DIR")
+    else:
+        yield from _origin_stage(key, source, earlier)
+
+
+def _origin_stage(key: Path, source: str, earlier: Sequence[Stage]) -> Iterator[Finding]:
+    named = next((other for other in earlier if other.id == source), None)
+    if named is None:
+        yield Finding(key, f"{shown(source)} is no stage before this one",
+                      did_you_mean(source, [other.id for other in earlier], "stages before it")
+                      + "; or run:PATH, path:DIR")
+    elif isinstance(named, EvaluateStage | EnsembleStage | ThroughputStage):
+        yield Finding(key, f"{shown(source)} trains no model: it is of kind {named.kind}")
+    elif isinstance(named, FinetuneStage) and len(named.tasks) > 1:
+        yield Finding(key, f"{shown(source)} makes a model for each of its {len(named.tasks)} tasks",
+                      "give the task that is to go on a finetune stage of its own")
+
+
+def _finetune(recipe: Recipe, stage: FinetuneStage, key: Path) -> Iterator[Finding]:
+    known: dict[str, TaskDefinition] = TASKS | recipe.tasks.define
+    yield from _list((*key, "tasks"), stage.tasks)
+    yield from _list((*key, "seeds"), stage.seeds)
+    for index, task in enumerate(stage.tasks):
+        if task not in known:
+            yield Finding((*key, "tasks", index), f"{shown(task)} is no known task",
+                          did_you_mean(task, known, "tasks") + "; define others with [tasks.define.NAME]")
+        elif known[task].steps is None and not _has_steps(stage, task):
+            yield Finding((*key, "steps"), f"are needed: task {shown(task)} says none of its own",
+                          "write steps = 1_000, say, or a table of them by task", (*key, "tasks", index))
+    for task in stage.steps if isinstance(stage.steps, dict) else ():
+        if task not in stage.tasks:
+            yield Finding((*key, "steps", task), "is no task of this stage",
+                          did_you_mean(task, stage.tasks, "its tasks"))
+    for name in sorted(stage.search.model_fields_set):
+        yield from _list((*key, "search", name), getattr(stage.search, name))
+
+
+def _has_steps(stage: FinetuneStage, task: str) -> bool:
+    return task in stage.steps if isinstance(stage.steps, dict) else stage.steps is not None
+
+
+def _list(key: Path, values: Sequence[Any]) -> Iterator[Finding]:
+    """Lists here name things to do: none of them is empty, and none says a thing twice."""
+    if not values:
+        yield Finding(key, "is empty", "leave it out to search nothing" if "search" in key else None)
+    seen = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            yield Finding((*key, index), f"{shown(value)} is there twice")
+        seen.add(value)
+
+

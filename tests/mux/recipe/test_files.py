@@ -1,0 +1,175 @@
+"""Which files a source names, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mux.recipe import Refusal
+from mux.recipe.files import expand, read_documents, read_rows, split_hub
+from mux.recipe.tasks import TASKS
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(Refusal) as refused:
+        list(call())
+    return str(refused.value)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, data: str | bytes) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+# --- sources --------------------------------------------------------------------------------------------------
+def test_globs_directories_and_single_files(here: Path) -> None:
+    for name in ("t/b.txt", "t/a.txt", "t/c.jsonl", "t/d.csv", "t/.hidden.txt", "t/deep/e.txt", "t/x[1].txt"):
+        write(name, "x")
+    (here / "t/folder.txt").mkdir()
+
+    def names(source: str) -> list[str]:
+        return [str(path) for path in expand(source)]
+
+    assert names("path:t/*.txt") == ["t/a.txt", "t/b.txt", "t/x[1].txt"]
+    assert names("path:t") == ["t/.hidden.txt", "t/a.txt", "t/b.txt", "t/c.jsonl", "t/x[1].txt"]
+    assert names("path:t/**/*.txt") == ["t/a.txt", "t/b.txt", "t/deep/e.txt", "t/x[1].txt"]
+    assert names("path:t/x[1].txt") == ["t/x[1].txt"]
+    assert names("path:t/[ab].txt") == ["t/a.txt", "t/b.txt"]
+    assert names("path:t/d.csv") == ["t/d.csv"]
+    assert names(f"path:{here}/t/a.txt") == [f"{here}/t/a.txt"]
+
+
+def test_sources_that_name_no_file(here: Path) -> None:
+    (here / "empty").mkdir()
+    assert refusal(lambda: expand("path:t/*.txt")) == f'"path:t/*.txt" matches no file\n    looked in {here}/t'
+    assert refusal(lambda: expand("path:a.txt")) == f'"path:a.txt" matches no file\n    looked in {here}'
+    assert refusal(lambda: expand("path:empty")) == f'"path:empty" matches no file\n    looked in {here}/empty'
+    assert refusal(lambda: expand("path:a\0b")) == f'"path:a\\u0000b" matches no file\n    looked in {here}'
+    assert refusal(lambda: expand(f"path:{'x' * 5000}")).endswith("cannot be read: File name too long")
+    assert refusal(lambda: expand("builtin:wiki")) == (
+        '"builtin:wiki" does not exist\n    builtin: has wiki_leads, topic_train, topic_test')
+    for source in ("path:", "hub:a/b", "a.txt", ""):
+        assert refusal(lambda source=source: expand(source)) == (
+            f'"{source}" names no files\n    write path:FILES or builtin:NAME')
+
+
+def test_what_comes_with_the_program() -> None:
+    documents = [text for path in expand("builtin:wiki_leads") for text in read_documents(path)]
+    assert len(documents) == 2000
+    assert documents[0].startswith("Arabic literature is the writing") and "\n" not in documents[0]
+    for source in (TASKS["topic"].train, TASKS["topic"].test):
+        rows = [row for path in expand(source) for row in read_rows(path)]
+        assert len(rows) > 500
+        assert all(row.keys() >= {"text", "label", "label_name"} for row in rows)
+        assert {row["label"] for row in rows} == set(range(11))
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("hub:glue", ("glue", None, None, None)),
+        ("hub:nyu-mll/glue/mnli:validation_matched", ("nyu-mll/glue", "mnli", None, "validation_matched")),
+        ("hub:wikimedia/wikipedia/20231101.en", ("wikimedia/wikipedia", "20231101.en", None, None)),
+        ("hub:bookcorpus/bookcorpus@refs/convert/parquet",
+         ("bookcorpus/bookcorpus", None, "refs/convert/parquet", None)),
+        ("hub:a/b/c@main:train[:10%]", ("a/b", "c", "main", "train[:10%]")),
+        ("hub:a/b:train+test", ("a/b", None, None, "train+test")),
+    ],
+)
+def test_data_sets_of_the_hub(source: str, parts: tuple[str | None, ...]) -> None:
+    assert split_hub(source) == parts
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:/b", "hub:a/", "hub:a/b/c/d", "hub:a b", "hub:../x", "hub:-a", "a/b",
+                                    "hub:a/b@", "hub:a/b:", "hub:a/b@x y", "hub:a/b\n", "path:a"])
+def test_no_data_sets_of_the_hub(source: str) -> None:
+    assert "names no data set of the hub" in refusal(lambda: split_hub(source))
+
+
+# --- contents -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "data", "documents"),
+    [
+        ("a.txt", "one\n two \n\n\n \t\nthree\n", ["one two", "three"]),
+        ("a.txt", "\n\none", ["one"]),
+        ("a.txt", "", []),
+        ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n", ["one two", "three"]),
+        ("a.txt", "one\x0btwo\u2028three\n", ["one\x0btwo\u2028three"]),
+        ("a.jsonl", '{"text": " one\\ntwo "}\n\n{"text": "", "x": 1}\n{"text": "three"}', ["one\ntwo", "three"]),
+    ],
+)
+def test_documents(here: Path, name: str, data: str | bytes, documents: list[str]) -> None:
+    assert list(read_documents(write(name, data))) == documents
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.txt", b"one\n\ntwo \xff\n", "a.txt:3: is not UTF-8: byte 0xff"),
+        ("a.jsonl", '{"text": "x"}\n{"text": 3}', 'a.jsonl:2: has no text under "text"\n    its keys: text'),
+        ("a.jsonl", '{"texts": "x"}', 'a.jsonl:1: has no text under "text"\n    its keys: texts'),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": ', "a.jsonl:3: is not JSON, column 10: Expecting value"),
+        ("a.jsonl", "[1]", 'a.jsonl:1: is not a JSON object\n    {"text": "...", "label": ...}, one a line'),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: is not JSON: it is nested too deeply"),
+        ("a.jsonl", '{"text": ' + "1" * 5000, "a.jsonl:1: is not JSON: Exceeds the limit (4300 digits)"),
+        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: is not UTF-8: byte 0xff"),
+        ("a.md", "one", "a.md: must be a .txt or .jsonl file"),
+        ("a", "one", "a: must be a .txt or .jsonl file"),
+    ],
+)
+def test_bad_documents(here: Path, name: str, data: str | bytes, told: str) -> None:
+    path = write(name, data)
+    assert refusal(lambda: read_documents(path)).startswith(told)
+
+
+def test_unreadable_files(here: Path) -> None:
+    (here / "d.txt").mkdir()
+    assert refusal(lambda: read_documents(Path("nope.txt"))) == "nope.txt: cannot be read: No such file or directory"
+    assert refusal(lambda: read_documents(Path("d.txt"))) == "d.txt: cannot be read: Is a directory"
+    assert refusal(lambda: read_rows(Path("nope.tsv"))) == "nope.tsv: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "rows"),
+    [
+        ("a.tsv", 'text\tlabel\r\na "b\t1\r\n\t2\n', [{"text": 'a "b', "label": "1"}, {"text": "", "label": "2"}]),
+        ("a.csv", 'text,label\n"a, ""b""\nc",1\n\nd,2\n', [{"text": 'a, "b"\nc', "label": "1"},
+                                                        {"text": "d", "label": "2"}]),
+        ("a.jsonl", '{"text": "x", "label": 1}\n', [{"text": "x", "label": 1}]),
+        ("a.csv", b"\xef\xbb\xbftext\nx\n", [{"text": "x"}]),
+        ("a.tsv", "text\n", []),
+    ],
+)
+def test_rows(here: Path, name: str, data: str | bytes, rows: list[dict[str, Any]]) -> None:
+    assert list(read_rows(write(name, data))) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.tsv", "text\tlabel\na\t1\nb\n", "a.tsv:3: has 1 values, the first line names 2 columns"),
+        ("a.csv", 'text,label\n"a\nb",1\nb,2,3\n', "a.csv:4: has 3 values, the first line names 2 columns"),
+        ("a.csv", 'text,label\n"a"x,1\n', "a.csv:2: is not CSV: "),
+        ("a.csv", 'text\n"a\nb\n', "a.csv:3: is not CSV: unexpected end of data"),
+        ("a.csv", "text\n" + "x" * 200_000, "a.csv:2: is not CSV: field larger than field limit"),
+        ("a.tsv", "a\tb\ta\n", "a.tsv:1: names a column twice: a, b, a"),
+        ("a.tsv", "", "a.tsv: is empty: the first line must name the columns"),
+        ("a.csv", b"a\n\xff\n", "a.csv:2: is not UTF-8: byte 0xff"),
+        ("a.jsonl", '{"label": NaN}', "a.jsonl:1: is not JSON: NaN is no number of JSON"),
+        ("a.txt", "x", "a.txt: must be a .jsonl, .tsv or .csv file"),
+    ],
+)
+def test_bad_rows(here: Path, name: str, data: str | bytes, told: str) -> None:
+    path = write(name, data)
+    assert refusal(lambda: read_rows(path)).startswith(told)

@@ -1,0 +1,368 @@
+"""Bad recipes and, to the letter, what the user is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mux.recipe import Refusal, load
+
+TOP_KEYS = "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, tasks, stages"
+NAMES = "a name has letters, digits and . _ - only, at most 100, and begins with a letter or a digit"
+IDS = "an id has small letters, digits and _ - only, at most 64, and begins with a letter or a digit"
+
+
+# --- one thing is wrong ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        # unknown keys, at every depth
+        ("size =", "siz =", "x.toml:4: model.siz: is not a key\n    did you mean model.size?"),
+        ("steps = 100", "stepz = 100\nsteps = 100",
+         "x.toml:17: stages.pretrain.stepz: is not a key\n    did you mean stages.pretrain.steps?"),
+        ("[[stages]]\nkind = \"ens", "[stages.search]\nbatches = [1]\n[[stages]]\nkind = \"ens",
+         "x.toml:25: stages.finetune.search.batches: is not a key\n    did you mean stages.finetune.search.batch?; "
+         "batches is a key of throughput stages"),
+        ("[tokenizer]", "[models]\n[tokenizer]", "x.toml:7: models: is not a key\n    did you mean model?"),
+        ('name = "small"', 'name = "small"\n"a\\u001b[31m b" = 1',
+         f'x.toml:2: "a\\u001b[31m b": is not a key\n    {TOP_KEYS}'),
+        ("vocabulary = 4_096", ".".join("a" * 1000) + " = 1",
+         "x.toml:9: tokenizer.a: is not a key\n    keys here: source, vocabulary"),
+        # keys in the wrong table
+        ('name = "small"', 'name = "small"\nlearning_rate = 1e-4',
+         "x.toml:2: learning_rate: is not a key\n    "
+         "learning_rate is a key of retrieval, pretrain and finetune stages"),
+        ("N = 2", "N = 2\nsteps = 10", "x.toml:6: model.steps: is not a key\n    "
+         "steps is a key of retrieval, pretrain and finetune stages and [tasks.define.NAME]"),
+        ("N = 2", 'N = 2\nname = "y"', "x.toml:6: model.name: is not a key\n    "
+         "name is a key of the recipe itself, above its first table"),
+        ("copies = [1, 2]", "copies = [1, 2]\nretrieval_rate = 0.1",
+         "x.toml:27: stages.ensemble.retrieval_rate: is not a key\n    retrieval_rate is a key of pretrain stages"),
+        ("copies = [1, 2]", "copies = [1, 2]\nmax_restarts = 10",
+         "x.toml:27: stages.ensemble.max_restarts: is not a key\n    max_restarts is a key of [cluster]"),
+        ('name = "small"', 'name = "small"\nprecison = "fp16"',
+         "x.toml:2: precison: is not a key\n    did you mean precision of [engine]?"),
+        ("steps = 100", 'steps = 100\nfrom_ = "x"', "x.toml:18: stages.pretrain.from_: is not a key\n    "
+         "did you mean from?"),
+        # missing keys
+        ('source = "sentencepiece"\n', "", "x.toml:7: tokenizer.source: is missing"),
+        ('[tokenizer]\nsource = "sentencepiece"\nvocabulary = 4_096\n', "", "x.toml: tokenizer: is missing"),
+        ('name = "small"\n', "", "x.toml: name: is missing"),
+        ('kind = "ensemble"\n', "", "x.toml:24: stages[2].kind: is missing\n    "
+         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput"),
+        ('size = "TINY"', "size = {layers = 2, hidden = 64, heads = 2}",
+         "x.toml:4: model.size.intermediate: is missing"),
+        # wrong types and values
+        ("N = 2", "N = true", "x.toml:5: model.N: must be a whole number, is true"),
+        ("N = 2", 'N = "2"', 'x.toml:5: model.N: must be a whole number, is "2"'),
+        ("N = 2", "N = 2.0", "x.toml:5: model.N: must be a whole number, is 2.0\n    did you mean 2?"),
+        ("N = 2", "N = inf", "x.toml:5: model.N: must be a whole number, is inf"),
+        ("N = 2", "N = 0", "x.toml:5: model.N: must be at least 1, is 0"),
+        ("N = 2", f"N = {'9' * 4000}",
+         "x.toml:5: model.N: must be at most 1e+12, is a number of more than 60 digits"),
+        ("N = 2", "[model.N]", "x.toml:5: model.N: must be a whole number, is a table"),
+        ("steps = 100", "steps = 0", "x.toml:17: stages.pretrain.steps: must be at least 1, is 0"),
+        ("steps = 100", "steps = 100\nlearning_rate = nan",
+         "x.toml:18: stages.pretrain.learning_rate: must be a finite number, is nan"),
+        ("steps = 100", "steps = 100\nlearning_rate = -inf",
+         "x.toml:18: stages.pretrain.learning_rate: must be a finite number, is -inf"),
+        ("steps = 100", "steps = 100\nlearning_rate = 0",
+         "x.toml:18: stages.pretrain.learning_rate: must be more than 0, is 0"),
+        ("steps = 100", 'steps = 100\nlearning_rate = "1e-4"',
+         'x.toml:18: stages.pretrain.learning_rate: must be a number, is "1e-4"'),
+        ("steps = 100", "steps = 100\nretrieval_rate = 1.5",
+         "x.toml:18: stages.pretrain.retrieval_rate: must be at most 1, is 1.5"),
+        ("steps = 100", "steps = 100\nadam_betas = [0.9, 1.0]",
+         "x.toml:18: stages.pretrain.adam_betas[1]: must be less than 1, is 1.0"),
+        ("steps = 100", "steps = 100\nadam_betas = [0.9]",
+         "x.toml:18: stages.pretrain.adam_betas[1]: is missing"),
+        ("steps = 100", "steps = 100\nadam_betas = [0.9, 0.9, 0.9]",
+         "x.toml:18: stages.pretrain.adam_betas: takes 2 values, has 3"),
+        ('size = "TINY"', 'size = "LAGRE"', "x.toml:4: model.size: must be 'TINY', 'SMALL', 'BASE' or 'LARGE', "
+         'is "LAGRE"\n    did you mean "LARGE"?'),
+        ('size = "TINY"', "size = 12", "x.toml:4: model.size: must be 'TINY', 'SMALL', 'BASE' or 'LARGE', is 12\n"
+         "    or a table {layers = 4, hidden = 256, heads = 4, intermediate = 1024}"),
+        ('["builtin:wiki_leads"]', '"builtin:wiki_leads"', "x.toml:12: corpus.sources: must be an array, is "
+         '"builtin:wiki_leads"\n    did you mean ["builtin:wiki_leads"]?'),
+        ('["builtin:wiki_leads"]', '[\n"builtin:wiki_leads",\n7]',
+         "x.toml:14: corpus.sources[1]: must be a text, is 7"),
+        ('["builtin:wiki_leads"]', "[[[]]]", "x.toml:12: corpus.sources[0]: must be a text, is [[...]]"),
+        ('["builtin:wiki_leads"]', '["path:a\\u0000b"]', 'x.toml:12: corpus.sources[0]: is "path:a\\u0000b"\n    '
+         "control characters are not allowed here"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nsteps = "many"',
+         'x.toml:23: stages.finetune.steps: must be a whole number, is "many"'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nsteps = {topic = 0}',
+         "x.toml:23: stages.finetune.steps.topic: must be at least 1, is 0"),
+        ("[tokenizer]", "[engine]\nzero_stage = true\n[tokenizer]",
+         "x.toml:8: engine.zero_stage: must be a whole number, is true"),
+        ("[tokenizer]", "[engine]\nactivation_checkpointing = 1\n[tokenizer]",
+         "x.toml:8: engine.activation_checkpointing: must be true or false, is 1"),
+        ('[corpus]\nsources = ["builtin:wiki_leads"]\nsequence_length = 64\n', "[[corpus]]\n",
+         "x.toml:11: corpus: must be a table, is [a table]"),
+        ('kind = "pretrain"', 'kind = "pretran"', 'x.toml:16: stages.pretran.kind: is "pretran", '
+         'which is no kind of stage\n    did you mean "pretrain"?'),
+        ('kind = "pretrain"', "kind = 3", "x.toml:16: stages[0].kind: is 3, which is no kind of stage\n    "
+         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput"),
+        # names
+        ('"small"', '"../x"', f'x.toml:1: name: is "../x"\n    {NAMES}'),
+        ('"small"', '"/etc/x"', f'x.toml:1: name: is "/etc/x"\n    {NAMES}'),
+        ('"small"', '"-rf"', f'x.toml:1: name: is "-rf"\n    {NAMES}'),
+        ('"small"', '"a\\u0000b"', f'x.toml:1: name: is "a\\u0000b"\n    {NAMES}'),
+        ('"small"', '"a\\nb"', f'x.toml:1: name: is "a\\nb"\n    {NAMES}'),
+        ('"small"', '"\\u001b]0;x\\u0007"', f'x.toml:1: name: is "\\u001b]0;x\\u0007"\n    {NAMES}'),
+        ('"small"', f'"{"n" * 300}"', f'x.toml:1: name: is "{"n" * 60}..."\n    {NAMES}'),
+        ('"small"', "1979-05-27", "x.toml:1: name: must be a text, is 1979-05-27"),
+        ('kind = "pretrain"', 'kind = "pretrain"\nid = "../x"', f'x.toml:17: stages."../x".id: is "../x"\n    {IDS}'),
+    ],
+)
+def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
+    assert folder.refusal(folder.changed((old, new))) == told
+
+
+# --- what holds between keys ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('size = "TINY"', "size = {layers = 2, hidden = 33, heads = 2, intermediate = 64}",
+         "x.toml:4: model.size.hidden: 33 is not a multiple of heads = 2\n    32 or 34 would be"),
+        ("sequence_length = 64", "sequence_length = 1024",
+         "x.toml:13: corpus.sequence_length: 1024 is more than model.max_positions = 512"),
+        ("N = 2", "N = 2\nmax_positions = 100",
+         "x.toml:6: stages.finetune.sequence_length: 128 is more than model.max_positions = 100"),
+        ("warmup_steps = 10", "warmup_steps = 101",
+         "x.toml:18: stages.pretrain.warmup_steps: 101 is more than steps = 100"),
+        ("warmup_steps = 10", "log_every = 10",
+         "x.toml:17: stages.pretrain.warmup_steps: 10000 is more than steps = 100"),
+        ('"sentencepiece"', '"google-bert/bert-base-uncased"', "x.toml:8: tokenizer.source: "
+         '"google-bert/bert-base-uncased" is none of hub:ID, path:DIR and sentencepiece'),
+        ('"sentencepiece"', '"hub:a/b:train"', 'x.toml:8: tokenizer.source: "hub:a/b:train": a tokenizer has no '
+         "configuration or split, only hub:ID[@REVISION]"),
+        ("builtin:wiki_leads", "builtin:wikileads",
+         'x.toml:12: corpus.sources[0]: "builtin:wikileads" does not exist: did you mean "wiki_leads"?'),
+        ("builtin:wiki_leads", "wiki.txt",
+         'x.toml:12: corpus.sources[0]: "wiki.txt" is none of hub:ID, path:FILES and builtin:NAME'),
+        ("builtin:wiki_leads", "path:",
+         'x.toml:12: corpus.sources[0]: "path:" is none of hub:ID, path:FILES and builtin:NAME'),
+        ("builtin:wiki_leads", "hub:a b", 'x.toml:12: corpus.sources[0]: "hub:a b" names no data set of the hub\n'
+         "    write hub:ID[/CONFIG][@REVISION][:SPLIT], as in hub:wikimedia/wikipedia/20231101.en"),
+        ('["builtin:wiki_leads"]', "[]", "x.toml:12: corpus.sources: is empty"),
+        ('tasks = ["topic"]', "tasks = []", "x.toml:22: stages.finetune.tasks: is empty"),
+        ('tasks = ["topic"]', 'tasks = ["topic", "mlni"]', 'x.toml:22: stages.finetune.tasks[1]: "mlni" is no known '
+         'task\n    did you mean "mnli"?; define others with [tasks.define.NAME]'),
+        ('tasks = ["topic"]', 'tasks = ["topic", "topic"]',
+         'x.toml:22: stages.finetune.tasks[1]: "topic" is there twice'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nsteps = {topics = 3}', "x.toml:23: stages.finetune.steps.topics: "
+         'is no task of this stage\n    did you mean "topic"?'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nsearch.batch = []', "x.toml:23: stages.finetune.search.batch: "
+         "is empty\n    leave it out to search nothing"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nseeds = [0, 0]',
+         "x.toml:23: stages.finetune.seeds[1]: 0 is there twice"),
+        ("copies = [1, 2]", "copies = [1, 3]",
+         "x.toml:26: stages.ensemble.copies[1]: 3 copies do not fit in groups of N = 2"),
+        ("copies = [1, 2]", "copies = [1, 1]", "x.toml:26: stages.ensemble.copies[1]: 1 is there twice"),
+        ("copies = [1, 2]", 'copies = [1, 2]\nfrom = "pretrain"', 'x.toml:27: stages.ensemble.from: "pretrain" is no '
+         "finetune stage before this one\n    finetune stages: finetune"),
+        ('kind = "finetune"\ntasks = ["topic"]', 'kind = "throughput"', "x.toml:23: stages.ensemble: "
+         "needs a finetune stage before it: ensemble has no model to work on"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "ensemble"', 'x.toml:23: stages.finetune.from: "ensemble" is '
+         "no stage before this one\n    stages before it: pretrain; or run:PATH, path:DIR"),
+        ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nkind = "throughput"\nfrom = "ensemble"', "x.toml:29: "
+         'stages.throughput.from: "ensemble" trains no model: it is of kind ensemble'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "princeton:x"', "x.toml:23: stages.finetune.from: "
+         '"princeton:x" needs the importer, not built yet\n    write run:PATH or path:DIR'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "hub:a/b"', "x.toml:23: stages.finetune.from: "
+         '"hub:a/b" needs the importer, not built yet\n    write run:PATH or path:DIR'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "run:"', 'x.toml:23: stages.finetune.from: "run:" names no '
+         "place\n    write run:PATH or path:DIR"),
+        ('tasks = ["topic"]', 'tasks = ["topic", "rte"]\n[[stages]]\nid = "more"\nkind = "finetune"\n'
+         'from = "finetune"\ntasks = ["mrpc"]', 'x.toml:26: stages.more.from: "finetune" makes a model for each of its '
+         "2 tasks\n    give the task that is to go on a finetune stage of its own"),
+        ("[tokenizer]", '[tasks]\nroot = "path:glue"\n[tokenizer]', 'x.toml:8: tasks.root: "path:glue": original files '
+         "are not read yet\n    define the task with [tasks.define.NAME]"),
+        ('kind = "ensemble"', 'kind = "ensemble"\nid = "logs"',
+         'x.toml:26: stages.logs.id: "logs" is taken: a run directory has something else there'),
+    ],
+)
+def test_keys_do_not_go_together(folder: Any, old: str, new: str, told: str) -> None:
+    assert folder.refusal(folder.changed((old, new))) == told
+
+
+def test_definitions_of_tasks(folder: Any) -> None:
+    text = folder.changed(('tasks = ["topic"]', 'tasks = ["mine", "sst2"]')) + """
+[tasks.define.mine]
+train = "path:rows.txt"
+test = "hub:a/b"
+metric = "pearson"
+[tasks.define.model]
+train = "builtin:topic_trian"
+test = "https://x"
+others = ["f1", "spearman"]
+[tasks.define."../x"]
+train = "path:a.tsv"
+test = "path:a.csv"
+"""
+    assert folder.refusal(text) == """\
+x.toml:22: stages.finetune.steps: are needed: task "mine" says none of its own
+    write steps = 1_000, say, or a table of them by task
+x.toml:29: tasks.define.mine.train: "path:rows.txt" is not a .jsonl, .tsv or .csv file
+x.toml:30: tasks.define.mine.test: "hub:a/b" names no split: write hub:a/b:train, say
+x.toml:31: tasks.define.mine.metric: pearson does not measure classes
+    accuracy, f1 and matthews do
+x.toml:32: tasks.define.model: cannot be the name of a task: its folder bears it
+    use small letters, digits and _ -; checkpoints and model are taken
+x.toml:33: tasks.define.model.train: "builtin:topic_trian" does not exist: did you mean "topic_train"?
+x.toml:34: tasks.define.model.test: "https://x" is none of hub:ID, path:FILES and builtin:NAME
+x.toml:35: tasks.define.model.others: spearman does not measure classes
+    accuracy, f1 and matthews do
+x.toml:36: tasks.define."../x": cannot be the name of a task: its folder bears it
+    use small letters, digits and _ -; checkpoints and model are taken"""
+
+
+# --- everything at once ---------------------------------------------------------------------------------------
+def test_all_problems_are_told_at_once_by_line(folder: Any) -> None:
+    text = folder.changed(
+        ("N = 2", "N = 0\ndropuot = 0.1"), ("sequence_length = 64", 'sequence_length = "64"'),
+        ("steps = 100", "steps = -1\nfrom_ = 3"),
+        ("copies = [1, 2]", 'copies = 3\n[[stages]]\nkind = "pretrain"\nmask_rate = 1'),
+    )
+    assert folder.refusal(text, "engine.precision=fp8", "nope") == """\
+x.toml:5: model.N: must be at least 1, is 0
+x.toml:6: model.dropuot: is not a key
+    did you mean model.dropout?
+x.toml:14: corpus.sequence_length: must be a whole number, is "64"
+x.toml:18: stages.pretrain.steps: must be at least 1, is -1
+x.toml:19: stages.pretrain.from_: is not a key
+    did you mean from?
+x.toml:28: stages.ensemble.copies: must be an array, is 3
+    did you mean [3]?
+x.toml:29: stages[3].id: "pretrain" is the id of two stages, the first in line 16
+    give one an id of its own
+x.toml:31: stages[3].mask_rate: must be less than 1, is 1
+--set: nope is not KEY=VALUE
+    write KEY=VALUE, as in --set stages.pretrain.steps=100
+--set: engine.precision: must be 'fp32', 'fp16' or 'bf16', is "fp8\""""
+
+
+def test_an_empty_recipe(folder: Any) -> None:
+    assert folder.refusal("") == """\
+x.toml: name: is missing
+x.toml: model: is missing
+x.toml: tokenizer: is missing
+x.toml: corpus: is missing
+x.toml: stages: is missing"""
+
+
+@pytest.mark.parametrize("stages", ["3", "[1]", "{pretrain = {steps = 3}}", '["x", {}]'])
+def test_stages_that_are_no_array_of_tables(folder: Any, stages: str) -> None:
+    text = folder.refusal(folder.changed().partition("[[stages]]")[0].replace("name", f"stages = {stages}\nname"))
+    first, second = text.split("\n")
+    assert first.startswith("x.toml:1: stages: must be an array of tables, is ")
+    assert second == "    write [[stages]] above each stage, with its kind"
+
+
+def test_no_stages(folder: Any) -> None:
+    assert folder.refusal("stages = []\n" + folder.changed().partition("[[stages]]")[0]) == (
+        "x.toml:1: stages: needs at least one")
+
+
+def test_a_file_of_nothing_but_mistakes_is_told_in_part(folder: Any) -> None:
+    with pytest.raises(Refusal) as refused:
+        folder.load("\n".join(f"key_{number} = 1" for number in range(30_000)))
+    assert len(refused.value.problems) == 101
+    assert str(refused.value.problems[-1]) == "and more of this kind"
+
+
+# --- files that are no recipe ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('name = "x"\nsteps = = 3\n', "x.toml:2: is not TOML, column 9: invalid value"),
+        ("[engine]\nprecision = bf16 # half\n",
+         'x.toml:2: is not TOML, column 13: invalid value\n    texts need quotes: precision = "bf16"'),
+        ("a = '''", "x.toml:1: is not TOML, at the end of the file: expected \"'''\""),
+        ("[m]\na = 1\nb = 2\na = 3\n", "x.toml:4: m.a: is given twice, first in line 2"),
+        ("[m]\na = 1\n[m]\n", "x.toml:3: m: is given twice, first in line 1"),
+        ("a = 1\na.b = 2\n", "x.toml:2: is not TOML, column 8: cannot overwrite a value"),
+        ("x = 1\na = " + "[" * 500 + "]" * 500, "x.toml:2: is nested too deeply\n    nothing in a recipe needs that"),
+        (".".join("a" * 1001) + " = 1\n", "x.toml:1: is nested too deeply\n    nothing in a recipe needs that"),
+        ("x = 1\na = " + "1" * 5000,
+         "x.toml:2: has an integer of too many digits\n    nothing in a recipe needs that"),
+        (b"a = 1\nb = '\xff'\n", "x.toml:2: is not UTF-8: byte 0xff\n    save the file as UTF-8"),
+        (b"a = 1\nb = '\xe2\x82", "x.toml:2: is not UTF-8: byte 0xe2\n    save the file as UTF-8"),
+        (b"\x80\x02}q\x00.", "x.toml:1: is not UTF-8: byte 0x80\n    save the file as UTF-8"),
+        (b"a" * 1_000_001, "x.toml: is larger than 1_000_000 bytes, which no recipe is"),
+    ],
+)
+def test_not_a_recipe(folder: Any, text: str | bytes, told: str) -> None:
+    assert folder.refusal(text).startswith(told)
+
+
+def test_a_file_that_is_not_there(folder: Any) -> None:
+    folder.write("recipes/bert_large_n2.toml", "")
+    folder.write("recipes/quickstart.toml", "")
+    told = {
+        "recipes/bert_large_n3.toml": "no such file\n    did you mean recipes/bert_large_n2.toml?",
+        "recipes/quickstart": "no such file\n    did you mean recipes/quickstart.toml?",
+        "recipes/zzz": "no such file\n    recipes has: bert_large_n2.toml, quickstart.toml",
+        "nowhere/x.toml": "no such file\n    there is no folder nowhere either",
+        "recipes": "is a directory, not a recipe\n    recipes has: bert_large_n2.toml, quickstart.toml",
+        "smal.toml": "no such file\n    did you mean small.toml?",
+        "small.toml/x": "cannot be read: not a directory",
+    }
+    for path, text in told.items():
+        with pytest.raises(Refusal) as refused:
+            load(Path(path))
+        assert str(refused.value) == f"{path}: {text}"
+
+
+def test_a_pipe_is_not_waited_for(folder: Any) -> None:
+    os.mkfifo(folder.path / "pipe.toml")
+    with pytest.raises(Refusal, match=r"^pipe\.toml: is not a regular file"):
+        load(Path("pipe.toml"))
+
+
+def test_a_path_that_no_system_takes(folder: Any) -> None:
+    with pytest.raises(Refusal, match="cannot be read: embedded null byte"):
+        load(Path("a\0b.toml"))
+
+
+def test_windows_files_are_read(folder: Any) -> None:
+    """A byte order mark and CR LF are what some editors write; the text is kept as it is."""
+    data = b"\xef\xbb\xbf" + folder.changed().replace("\n", "\r\n").encode()
+    loaded = folder.load(data)
+    assert loaded.provenance["model.N"] == "x.toml:5"
+    assert loaded.text.encode() == data
+    assert folder.refusal(data.replace(b"N = 2", b"N = 0")) == "x.toml:5: model.N: must be at least 1, is 0"
+
+
+# --- whatever it is -------------------------------------------------------------------------------------------
+LINES = st.sampled_from([
+    "[[stages]]", 'kind = "pretrain"', 'kind = "finetune"', 'kind = "ensemble"', 'id = "a"', 'id = ["a"]', "kind = {}",
+    'before = "a"', "before = 1", 'drop = ["pretrain"]', "drop = 1", 'extends = "small.toml"', "extends = []",
+    "steps = {topic = 1}", "steps = 5", "[stages]", "[stages.search]", "[model]", "size = {layers = 1}", "N = nan",
+    'from = "a"', "copies = [9]", "stages = [{}]", "stages = [[1]]", "[tasks.define.x]", "[[tasks.define]]",
+    "tasks = [1, 'mnli']", "[tasks]", "define = 3", 'id = ""', "[[model.size]]", "'' = 1", 'id = "\\u001b[31m"',
+    '[tasks.define."\\u0007"]', '"\\u0085" = 1', 'drop = ["\\u202e"]', 'before = "\\u0000"',
+])
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["stages.a.steps", "stages.pretrain.kind", "stages", "model", "model.size.layers",
+                               "tasks.define.x", '""', "a.b", "stages.finetune.steps.topic", "drop"]),
+              st.sampled_from(["1", "{}", "[]", "nan", "x", "{a = {b = 1}}", '""', "[[1]]"])).map("=".join) | st.text(),
+    max_size=3,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINES, max_size=12), CHANGES)
+def test_nothing_but_refusals(folder: Any, lines: list[str], changes: list[str]) -> None:
+    """No traceback, whatever the file and the command line hold; and each problem says where and what."""
+    try:
+        folder.load("\n".join(lines), *changes)
+    except Refusal as refused:
+        assert all(problem.where and problem.message for problem in refused.problems)
+        assert all(letter.isprintable() or letter == "\n" for letter in str(refused))
