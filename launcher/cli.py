@@ -1,0 +1,166 @@
+"""The two commands: `mux-launch` starts a run, `mux` does what comes after."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mux.recipe import Problem, Refusal
+from mux.run import RunDirectory, read_json
+
+REFUSED = 2
+
+launch = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+mux = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+                  help="What comes after `mux-launch`: watch a run, stop it, look at its results.")
+runs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="List and show runs.")
+mux.add_typer(runs, name="runs")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Print a refusal as one block, without a traceback, and exit 2."""
+    try:
+        yield
+    except Refusal as refusal:
+        print(f"refused, nothing was started:\n{refusal}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from None
+
+
+@launch.command()
+def launch_run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)],
+    hostfile: Annotated[Path | None, typer.Option(
+        help="Hosts, one `name slots=n` a line. Without it: this host, its GPUs, or CPU processes.")] = None,
+    set_: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a value, e.g. stages.pretrain.steps=100. Repeatable.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives.", show_default="runs/<name>")] = None,
+    stages: Annotated[str | None, typer.Option(
+        metavar="A,B", help="Only these stages, by id.", show_default=False)] = None,
+    resume: Annotated[str, typer.Option(
+        metavar="auto|required|never", help="Go on with an unfinished run in the run directory.")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an earlier run aside and start over.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; start nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run without this terminal; `mux watch` shows it.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
+) -> None:
+    """Turn a recipe into a finished run: train, fine-tune, measure, with DeepSpeed on the hosts there are.
+
+    An unfinished run goes on where it was. Ctrl-C saves a checkpoint and stops; a second one ends at once.
+
+    Exit status: 0 finished; 2 refused before anything was started; 75 stopped on request, can go on;
+    130 interrupted twice; 1 failed.
+
+    Example: mux-launch recipes/quickstart.toml --set stages.pretrain.steps=1600
+    """
+    with refusing():
+        from launcher import start
+
+        request = start.Request(recipe, hostfile, tuple(set_ or ()), run_dir, stages, start.resume_word(resume), fresh)
+        if dry_run:
+            print(start.preview(request))
+            return
+        if detach:
+            command = [*sys.argv[:1], *(word for word in sys.argv[1:] if word != "--detach"), "--plain"]
+            raise typer.Exit(start.detach(request, command))
+        code = start.launch(request, plain)
+    raise typer.Exit(code)
+
+
+@mux.command()
+def watch(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+          plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
+          replay: Annotated[bool, typer.Option("--replay", help="Show what is there and leave.")] = False) -> None:
+    """Show a run's dashboard, replayed from its events. Ctrl-C leaves the run alone.
+
+    Example: mux watch runs/quickstart
+    """
+    from launcher import dashboard
+    from launcher.directory import running
+
+    with refusing():
+        directory = existing(run)
+    display = dashboard.choose(sys.stdout, plain)
+    with display:
+        ending = dashboard.follow(directory.events, display, until_end=not replay, alive=lambda: running(directory))
+    print(dashboard.FAREWELLS[ending])
+
+
+@mux.command()
+def stop(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+         wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True) -> None:
+    """Ask a run to save a checkpoint and stop.
+
+    Example: mux stop runs/quickstart
+    """
+    from launcher.directory import running
+
+    with refusing():
+        directory = existing(run)
+        if not running(directory):
+            raise Refusal(Problem("the run is not going on", where=str(run)))
+    directory.stop_request.touch(mode=0o600)
+    print("asked to stop: at its next step the run saves a checkpoint and leaves")
+    while wait and running(directory):
+        time.sleep(0.2)
+    if wait:
+        print("stopped; the same mux-launch command goes on from there")
+
+
+@runs.command("ls")
+def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] = Path("runs")) -> None:
+    """List runs with their status.
+
+    Example: mux runs ls
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from launcher.directory import running
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "status", "stages done", "of"):
+        table.add_column(title, justify="left" if title in ("run", "status") else "right")
+    found = sorted(path.parent for path in folder.glob("*/plan.json"))
+    if not found:
+        print(f"no runs in {folder}/")
+        return
+    for path in found:
+        results = read_json(path / "results.json") or {"status": "unknown", "stages": []}
+        status = results["status"]
+        if running(RunDirectory(path)):
+            status = "running"
+        elif status == "running":
+            status = "killed"  # its launcher is gone and had no time to say so
+        done = sum(stage["status"] == "done" for stage in results["stages"])
+        table.add_row(Text(path.name), Text(status), str(done), str(len(results["stages"])))
+    Console(highlight=False).print(table)
+
+
+@runs.command("show")
+def show_run(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]) -> None:
+    """Show what a run has learnt so far.
+
+    Example: mux runs show runs/quickstart
+    """
+    from launcher.start import print_summary
+
+    with refusing():
+        print_summary(existing(run))
+
+
+def existing(path: Path) -> RunDirectory:
+    run = RunDirectory(path)
+    if not run.plan.exists():
+        near = sorted(str(found.parent) for found in path.parent.glob("*/plan.json"))
+        raise Refusal(Problem("is not a run directory: it has no plan.json", where=str(path),
+                              hint=f"there are: {', '.join(near)}" if near else "mux runs ls lists runs"))
+    return run
+

@@ -1,0 +1,177 @@
+"""Taking over a run directory: the lock, whether a run there goes on, and what is written before the first process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from mux.event import EventReader, RunFinished
+from mux.recipe import Loaded, Problem, Refusal, differences
+from mux.run import Plan, RunDirectory, write_json, write_text
+
+Resume = Literal["auto", "required", "never"]
+State = Literal["new", "unfinished", "finished"]
+
+PACKAGES = ("mux-plm", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "safetensors",
+            "numpy", "scikit-learn", "scipy", "pydantic", "rich", "typer")
+
+# Keys that change neither what is trained nor how it is saved: a run may go on with other values.
+HARMLESS = ("cluster.heartbeat_seconds", "cluster.max_restarts", "cluster.min_hosts", "cluster.processes",
+            "cluster.collective_timeout_seconds")
+HARMLESS_ENDS = (".log_every", ".save_every", ".keep_checkpoints")
+
+
+class Lock:
+    """The run's lock, held by its launcher until it ends, however it ends (the kernel lets go of it)."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        """Take the lock. Raises Refusal naming the holder if another launcher has it."""
+        self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "another launcher"
+            os.close(self._file)
+            raise Refusal(Problem(f"the run is going on already, under {holder}", where=str(run.path),
+                                  hint=f"mux watch {shown(run)} shows it, mux stop {shown(run)} stops it")) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def running(run: RunDirectory) -> bool:
+    """Whether a launcher holds the run's lock."""
+    if not run.lock.exists():
+        return False
+    with open(run.lock, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> State:
+    """What a start of `plan` finds in its directory. Raises Refusal if it may not go on there.
+
+    Nothing is changed. "finished": all stages of the plan are done and the events say so.
+    """
+    where = str(run.path)
+    if fresh or not run.path.exists() or not any(run.path.iterdir()):
+        if resume == "required":
+            raise Refusal(Problem("there is no run to go on with", where=where, hint="leave out --resume required"))
+        return "new"
+    if running(run):
+        Lock(run)  # refuses, naming the holder
+    if not run.plan.exists():
+        if [path.name for path in run.path.iterdir() if path.name not in ("lock", "logs")]:
+            raise Refusal(Problem("this folder holds files, but no run", where=where,
+                                  hint="choose another one with --run-dir"))
+        return "new"
+    if resume == "never":
+        raise Refusal(Problem("there is a run here already", where=where,
+                              hint="--fresh moves it aside and starts over, --resume auto goes on with it"))
+    try:
+        previous = run.read_plan()
+    except ValueError as error:
+        raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.plan),
+                              hint="--fresh moves the run aside and starts over")) from None
+    refuse_changes(previous, plan, where)
+    return "finished" if is_finished(run, plan) else "unfinished"
+
+
+def refuse_changes(previous: Plan, plan: Plan, where: str) -> None:
+    """Raise Refusal if the run was begun with another recipe, or on another number of devices."""
+    problems = [
+        Problem(f"was {json.dumps(old)} when the run began, is {json.dumps(new)} now", key=key, where=where)
+        for key, old, new in differences(previous.recipe, plan.recipe)
+        if key not in HARMLESS and not key.endswith(HARMLESS_ENDS)
+    ]
+    before = {stage.id: stage.devices for stage in previous.stages}
+    problems += [
+        Problem(f"began on {before[stage.id]} devices and cannot go on on {stage.devices}", where=where,
+                key=f"stages.{stage.id}")
+        for stage in plan.stages if before.get(stage.id, stage.devices) != stage.devices
+    ]
+    if problems:
+        problems[-1] = Problem(problems[-1].message, problems[-1].key, problems[-1].where,
+                               "go on as it began, or choose: --run-dir DIR for another run, --fresh to move this one "
+                               "aside and start over")
+        raise Refusal(problems)
+
+
+def is_finished(run: RunDirectory, plan: Plan) -> bool:
+    events = deque(EventReader(run.events).read(), maxlen=1)
+    proven = bool(events) and isinstance(events[0], RunFinished)
+    return proven and all(run.stage_result(stage.id).exists() for stage in plan.stages)
+
+
+def move_aside(run: RunDirectory) -> Path | None:
+    """Keep what an earlier run left, under another name; the new place, if there was anything."""
+    if not run.path.exists():
+        return None
+    if running(run):
+        Lock(run)  # refuses, naming the holder
+    aside = run.path.with_name(f"{run.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    run.path.rename(aside)
+    return aside
+
+
+def write_beginning(run: RunDirectory, loaded: Loaded, plan: Plan, overrides: Sequence[str]) -> None:
+    """What was asked, what was planned, and with what."""
+    write_text(run.recipe, loaded.text)
+    run.write_plan(plan)
+    write_json(run.environment, environment(overrides) | {"data": _data(run)})
+
+
+def environment(overrides: Sequence[str]) -> dict[str, Any]:
+    """Versions of what the run depends on. Nothing of the process environment: it may hold secrets."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "platform": platform.platform(),
+            "python": platform.python_version(), "cpus": os.cpu_count(), "packages": versions, "commit": commit(),
+            "set": list(overrides)}
+
+
+def _data(run: RunDirectory) -> dict[str, str]:
+    """Hashes of the data, which the stages add when they open it; kept when a run goes on."""
+    try:
+        return json.loads(run.environment.read_text())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def commit() -> str | None:
+    """The commit of the project's checkout, with "+" if files differ from it; None if it is not a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def shown(run: RunDirectory) -> str:
+    """The run directory as a person would type it from here."""
+    try:
+        return str(run.path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(run.path)
+

@@ -1,0 +1,299 @@
+"""Recipe x Cluster -> Plan: which stages run where, in which order, with which batch arithmetic.
+
+Everything that can be known before the first process is derived here, once; a rank derives nothing again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby, product
+from math import ceil, isqrt
+from pathlib import Path
+from typing import Any
+
+from launcher import memory
+from mux.recipe import (
+    TASKS,
+    EngineSection,
+    FinetuneStage,
+    Loaded,
+    PretrainStage,
+    Problem,
+    Recipe,
+    Refusal,
+    RetrievalStage,
+    Stage,
+    ThroughputStage,
+    TrainingStage,
+    digest,
+    files,
+)
+from mux.recipe.digest import resolved
+from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan
+
+MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
+NEVER = 10**9  # DeepSpeed's own progress lines; ours are events
+
+# The stages whose model a stage can start from, the better ones first.
+PRETRAINING = ("retrieval", "pretrain")
+TAKES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "retrieval": (PRETRAINING,),
+    "pretrain": (PRETRAINING,),
+    "finetune": (PRETRAINING,),
+    "evaluate": (("finetune",),),
+    "ensemble": (("finetune",),),
+    "throughput": (("finetune",), PRETRAINING),
+}
+
+
+def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
+    """The plan of a recipe that the loader has checked. Raises Refusal with all that does not fit."""
+    recipe = loaded.recipe
+    problems = Problems(loaded)
+    if len(cluster.hosts) < recipe.cluster.min_hosts:
+        problems.add("cluster.min_hosts", f"{recipe.cluster.min_hosts} hosts are needed, {_hosts(cluster)}",
+                     f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
+    stages: list[StagePlan] = []
+    for stage in recipe.stages:
+        stages.append(_stage(recipe, stage, stages, cluster, problems))
+    if problems:
+        raise Refusal(problems)
+    return Plan(
+        name=recipe.name,
+        directory=os.path.abspath(directory),
+        recipe=resolved(recipe),
+        recipe_digest=digest(recipe),
+        provenance=dict(loaded.provenance),
+        cluster=cluster,
+        stages=tuple(stages),
+        jobs=_jobs(recipe, cluster),
+        parameters=memory.pretraining(recipe.model, recipe.tokenizer.vocabulary).total,
+        memory=_memory(recipe, stages),
+        disk_bytes=sum(disk(recipe, stages).values()),
+    )
+
+
+class Problems(list[Problem]):
+    """What is wrong, each with the place in the recipe that its key came from."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = loaded
+
+    def add(self, key: str, message: str, hint: str | None = None) -> None:
+        where = self.loaded.provenance.get(key, "default")
+        self.append(Problem(message, key, str(self.loaded.path) if where == "default" else where, hint))
+
+
+# --- placement ------------------------------------------------------------------------------------
+def placement(stage: Stage, cluster: Cluster) -> tuple[Host, ...]:
+    """Every device for a stage that runs everywhere, else the first slot of the first host."""
+    return cluster.hosts if stage.everywhere else (cluster.hosts[0].model_copy(update={"slots": 1}),)
+
+
+def _jobs(recipe: Recipe, cluster: Cluster) -> tuple[JobPlan, ...]:
+    """Consecutive stages with one placement share the start of their processes."""
+    groups = groupby(recipe.stages, key=lambda stage: placement(stage, cluster))
+    return tuple(
+        JobPlan(id=number, stages=tuple(stage.id for stage in stages), hosts=hosts)
+        for number, (hosts, stages) in enumerate(groups)
+    )
+
+
+# --- one stage ------------------------------------------------------------------------------------
+def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: Cluster,
+           problems: Problems) -> StagePlan:
+    hosts = placement(stage, cluster)
+    devices = sum(host.slots for host in hosts)
+    source = _source(stage, earlier)
+    plan = StagePlan(id=stage.id, kind=stage.kind, source=source, devices=devices,
+                     sequence_length=_sequence_length(recipe, stage, source, earlier))
+    if not isinstance(stage, TrainingStage):
+        return plan
+    micro_batch, accumulation = _fit(f"stages.{stage.id}.batch", stage.batch, recipe.engine, hosts, problems)
+    update: dict[str, Any] = {
+        "batch": stage.batch,
+        "micro_batch": micro_batch,
+        "accumulation": accumulation,
+        "deepspeed": deepspeed_config(recipe.engine, micro_batch, accumulation),
+    }
+    if isinstance(stage, FinetuneStage):
+        points = _points(recipe.engine, stage, hosts, problems)
+        steps = _task_steps(recipe, stage)
+        once = len(points) == len(stage.seeds) == len(steps) == 1
+        update |= {"points": points, "task_steps": steps, "steps": max(steps.values()) if once else None}
+    else:
+        update["steps"] = stage.steps
+    return plan.model_copy(update=update)
+
+
+def _sequence_length(recipe: Recipe, stage: Stage, source: str | None,
+                     earlier: Sequence[StagePlan]) -> int | None:
+    """Positions of the backbone; a stage that evaluates has that of the stage which trained its model."""
+    if isinstance(stage, RetrievalStage | PretrainStage):
+        return recipe.corpus.sequence_length
+    if isinstance(stage, FinetuneStage | ThroughputStage):
+        return stage.sequence_length
+    return next((plan.sequence_length for plan in earlier if plan.id == source), None)
+
+
+def _source(stage: Stage, earlier: Sequence[StagePlan]) -> str | None:
+    """Where the stage's model comes from: `from` as given, else the nearest earlier stage with one it takes.
+
+    None: new weights, or for throughput, which measures any, those of the recipe's model.
+    """
+    if stage.from_ is not None:
+        return stage.from_
+    for kinds in TAKES[stage.kind]:
+        nearest = next((plan.id for plan in reversed(earlier) if plan.kind in kinds), None)
+        if nearest is not None:
+            return nearest
+    return None
+
+
+# --- batch arithmetic: batch = devices x micro batch x accumulation -------------------------------
+def split(batch: int, devices: int, most: int) -> tuple[int, int]:
+    """(micro batch, accumulation): the micro batch is the largest divisor of batch / devices up to `most`.
+
+    `batch` is a multiple of `devices`. 64 devices at batch 256 and at most 32: (4, 1); 8 devices: (32, 1).
+    """
+    share = batch // devices
+    if share <= most:
+        return share, 1
+    small = [i for i in range(1, min(isqrt(share), most) + 1) if share % i == 0]
+    micro_batch = max(i for pair in ((i, share // i) for i in small) for i in pair if i <= most)
+    return micro_batch, share // micro_batch
+
+
+def _fit(key: str, batch: int, engine: EngineSection, hosts: tuple[Host, ...],
+         problems: Problems) -> tuple[int, int]:
+    """`split`, or a problem that names the batches and numbers of hosts that fit."""
+    devices = sum(host.slots for host in hosts)
+    if batch > MAX_BATCH:
+        problems.add(key, f"{batch:,} groups a step are more than {MAX_BATCH:,}")
+        return 1, 1
+    if batch % devices == 0:
+        return split(batch, devices, engine.micro_batch)
+    below = batch // devices * devices
+    fitting = [number for number in (below, below + devices) if number]
+    nearest = min(fitting, key=lambda number: abs(number - batch))
+    hint = f"--set {key}={nearest}"
+    fewer = _fewer_hosts(batch, hosts)
+    if fewer:
+        whole = sum(host.slots for host in hosts[:fewer])
+        hint += f", or the first {fewer} of the {len(hosts)} hosts: {whole} devices divide {batch}"
+    problems.add(key, f"batch {batch} is not a multiple of {devices} devices; "
+                      f"{' or '.join(map(str, fitting))} would be", hint)
+    return 1, 1
+
+
+def _fewer_hosts(batch: int, hosts: tuple[Host, ...]) -> int | None:
+    """The largest number of whole hosts, from the top of the hostfile, whose devices divide the batch."""
+    counts = range(len(hosts) - 1, 0, -1)
+    return next((n for n in counts if batch % sum(host.slots for host in hosts[:n]) == 0), None)
+
+
+def _points(engine: EngineSection, stage: FinetuneStage, hosts: tuple[Host, ...],
+            problems: Problems) -> tuple[Point, ...]:
+    """The grid of the search; a dimension that it leaves out has the stage's own value."""
+    rates = stage.search.learning_rate or (stage.learning_rate,)
+    batches = {batch: _fit(f"stages.{stage.id}.search.batch", batch, engine, hosts, problems)
+               for batch in stage.search.batch or (stage.batch,)}
+    return tuple(
+        Point(learning_rate=rate, batch=batch, micro_batch=micro_batch, accumulation=accumulation)
+        for rate, (batch, (micro_batch, accumulation)) in product(rates, batches.items())
+    )
+
+
+def _task_steps(recipe: Recipe, stage: FinetuneStage) -> dict[str, int]:
+    """Optimizer steps of each task: the stage's own word, else the task's default (paper Table 8)."""
+    found: dict[str, int] = {}
+    for task in stage.tasks:
+        own = stage.steps.get(task) if isinstance(stage.steps, dict) else stage.steps
+        steps = own or (TASKS | recipe.tasks.define)[task].steps
+        assert steps is not None, f"mux.recipe.checks let task {task} pass without steps"
+        found[task] = steps
+    return found
+
+
+def deepspeed_config(engine: EngineSection, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    """What `deepspeed.initialize` is handed, beside a torch AdamW of our own, which needs no compiler."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": engine.gradient_clipping,
+        "zero_optimization": {"stage": engine.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+    }
+    if engine.precision == "fp16":  # loss_scale 0: dynamic
+        power = engine.initial_loss_scale_power
+        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": power}
+    elif engine.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+    return config
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+def _memory(recipe: Recipe, plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
+    """`memory.rows` of each training stage, under "stage" its id."""
+    model, engine, vocabulary = recipe.model, recipe.engine, recipe.tokenizer.vocabulary
+    table: list[dict[str, Any]] = []
+    for stage, plan in zip(recipe.stages, plans, strict=True):
+        if not isinstance(stage, TrainingStage) or plan.sequence_length is None:
+            continue
+        micro_batch = max((point.micro_batch for point in plan.points), default=plan.micro_batch or 1)
+        kept = memory.activations(
+            model, engine, 0 if isinstance(stage, FinetuneStage) else vocabulary, micro_batch=micro_batch,
+            sequence_length=plan.sequence_length,
+            decoded_rows=_decoded_rows(recipe, stage, plan.sequence_length))
+        rows = memory.rows(memory.pretraining(model, vocabulary), engine, plan.devices, kept)
+        table += [{"stage": stage.id} | row for row in rows]
+    return table
+
+
+def _decoded_rows(recipe: Recipe, stage: TrainingStage, length: int) -> float:
+    """States of a group that are demultiplexed and decoded in a training step."""
+    if isinstance(stage, PretrainStage):
+        return length * (recipe.model.N * stage.mask_rate + (1 if stage.retrieval_rate else 0))
+    return length if isinstance(stage, RetrievalStage) else recipe.model.N
+
+
+def disk(recipe: Recipe, plans: Sequence[StagePlan]) -> dict[str, int]:
+    """Bytes that each stage, and the token store, may come to need at once.
+
+    A training keeps its last checkpoints and its model, and a new checkpoint is whole before an old one goes;
+    fine-tuning trains each task with each seed at each point, one after another, and keeps the checkpoints of the
+    unfinished one alone; models of the points stay until the task's is chosen.
+    The token store of texts on the hub is unknown and left out.
+    """
+    size = memory.pretraining(recipe.model, recipe.tokenizer.vocabulary)
+    needs: dict[str, int] = {}
+    for stage, plan in zip(recipe.stages, plans, strict=True):
+        if not isinstance(stage, TrainingStage):
+            continue
+        longest = max(plan.task_steps.values(), default=plan.steps or 0)
+        kept = min(stage.keep_checkpoints, ceil(longest / stage.save_every))
+        points = len(plan.points) * len(stage.seeds) if isinstance(stage, FinetuneStage) else 0
+        models = (max(1, len(plan.task_steps)) + points) * memory.model_folder(size)
+        needs[f"stage {stage.id}"] = (kept + 1) * memory.checkpoint(size, recipe.engine) + models
+    if any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages):
+        here = [source for source in recipe.corpus.sources if not source.startswith("hub:")]
+        what = "token store" if here == list(recipe.corpus.sources) else "token store, without hub: texts"
+        needs[what] = memory.token_store(sum(map(_text_bytes, here)), recipe.tokenizer.vocabulary)
+    return needs
+
+
+def _text_bytes(source: str) -> int:
+    """Size of a corpus source on this disk; 0 if it is not here, which preflight reports."""
+    try:
+        return sum(path.stat().st_size for path in files.expand(source))
+    except (Refusal, OSError):
+        return 0
+
+
+def _hosts(cluster: Cluster) -> str:
+    count = len(cluster.hosts)
+    return f"{cluster.source} has {count}" if cluster.source != "this host" else "there is only this one"

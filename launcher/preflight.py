@@ -1,0 +1,266 @@
+"""What is checked between the plan and the first process, so that a run does not fail at hour 24 for what was
+wrong at second 0: the hardware, the files that the recipe names, the disk, the run directory.
+
+`check` is for a real launch and parses what it can; `warnings` is for the dry run, which must answer at once
+and also where none of the hardware is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from launcher import gpu
+from mux.recipe import (
+    TASKS,
+    FinetuneStage,
+    PretrainStage,
+    Problem,
+    Recipe,
+    Refusal,
+    RetrievalStage,
+    TaskDefinition,
+    files,
+)
+from mux.recipe.wording import listed, shown
+from mux.run import Plan, RunDirectory, read_json
+
+PARSED_BYTES = 64_000_000  # a larger file is parsed only so far as its first rows; the workers read the rest
+FIRST_ROWS = 1000
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "vocab.json")
+BF16_CAPABILITY = (8, 0)
+ELSEWHERE = "--run-dir DIR chooses another place"
+GB = 1e9
+
+
+def check(plan: Plan, run: RunDirectory) -> list[Problem]:
+    """Everything that would keep the run from starting or finishing; empty if it may start."""
+    recipe = Recipe.model_validate(plan.recipe)
+    return [
+        *hardware(plan, recipe),
+        *_texts(plan, recipe, parse=True),
+        *_tasks(plan, recipe, parse=True),
+        *_tokenizer(plan, recipe),
+        *_models(plan, recipe),
+        *_place(plan, run),
+    ]
+
+
+def warnings(plan: Plan) -> list[str]:
+    """The same about hardware and missing files, and what deserves a second look, for the dry run."""
+    recipe = Recipe.model_validate(plan.recipe)
+    problems = [
+        *hardware(plan, recipe),
+        *_texts(plan, recipe, parse=False),
+        *_tasks(plan, recipe, parse=False),
+        *_tokenizer(plan, recipe),
+        *_models(plan, recipe),
+    ]
+    return [*map(str, problems), *_second_looks(plan)]
+
+
+def _second_looks(plan: Plan) -> Iterator[str]:
+    if plan.cluster.device == "cpu" and plan.cluster.source != "this host":
+        ranks = plan.cluster.devices
+        yield f"this machine has no GPU: {plan.cluster.source} would start {ranks} ranks on its CPU"
+    for stage in plan.stages:
+        if stage.kind == "finetune" and stage.source is None:
+            yield f"stages.{stage.id}: no stage before it pre-trains a model, so it starts from new weights"
+
+
+# --- hardware -------------------------------------------------------------------------------------
+def hardware(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
+    """What this machine, if it is one of the hosts, cannot do. Other hosts are asked when the job starts."""
+    precision, key = recipe.engine.precision, "engine.precision"
+    if plan.cluster.device == "cpu":
+        if precision == "fp16":
+            yield _problem(plan, key, "fp16 cannot be trained on a CPU", hint='--set engine.precision="bf16"')
+        return
+    host = next((host for host in plan.cluster.hosts if host.local), None)
+    if host is None:
+        return
+    gpus = gpu.visible()
+    if len(gpus) < host.slots:
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        within = "" if chosen is None else f" with CUDA_VISIBLE_DEVICES={chosen[:80]!a}"
+        yield Problem(f"{host.name} has slots={host.slots}, but this machine has {len(gpus)} GPUs{within}",
+                      where=plan.cluster.source, hint="correct the slots, or start where the GPUs are")
+    old = [one for one in gpus[:host.slots] if one.capability and one.capability < BF16_CAPABILITY]
+    if precision == "bf16" and old:
+        yield _problem(plan, key, f"{old[0].name} has no bf16: its compute capability is below 8.0",
+                       hint='--set engine.precision="fp16"')
+
+
+# --- files that the recipe names ------------------------------------------------------------------
+def _texts(plan: Plan, recipe: Recipe, parse: bool) -> Iterator[Problem]:
+    """The corpus, where a stage or the tokenizer reads it: there, readable, well-formed, not empty."""
+    reads = any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages)
+    if not reads and recipe.tokenizer.source != "sentencepiece":
+        return
+    key, documents, remote = "corpus.sources", 0, False
+    problems: list[Problem] = []
+    for source in recipe.corpus.sources:
+        if source.startswith("hub:"):
+            remote = True
+            continue
+        try:
+            for path in files.expand(source):
+                rows = files.read_documents(path)
+                documents += sum(1 for _ in _some(rows, path)) if parse else 1
+        except (Refusal, OSError) as error:
+            problems += _problems(plan, key, error)
+    if not documents and not problems and not remote:
+        problems.append(_problem(plan, key, "the corpus has no text in it", hint="name files with text"))
+    yield from problems
+
+
+def _tasks(plan: Plan, recipe: Recipe, parse: bool) -> Iterator[Problem]:
+    """The files of every task that is fine-tuned: there, well-formed, with the columns the task names."""
+    stages = [stage for stage in recipe.stages if isinstance(stage, FinetuneStage)]
+    for name in dict.fromkeys(task for stage in stages for task in stage.tasks):
+        task = recipe.tasks.define.get(name) or TASKS[name]
+        for split in ("train", "test"):
+            yield from _task_file(plan, f"tasks.define.{name}.{split}", task, getattr(task, split), parse)
+
+
+def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: bool) -> Iterator[Problem]:
+    if source.startswith("hub:"):
+        return
+    wanted = [column for column in (task.text, task.text_pair, task.label, task.label_name) if column]
+    try:
+        for path in files.expand(source):
+            rows = files.read_rows(path)
+            number = 0
+            for number, row in enumerate(_some(rows, path) if parse else islice(rows, 1), start=1):
+                lacking = [column for column in wanted if column not in row]
+                if lacking:
+                    yield _problem(plan, key, f"row {number:,} of {path} has no column {_names(lacking)}",
+                                   hint=f"it has {_names(row)}")
+                    break
+            if number == 0:
+                yield _problem(plan, key, f"{path} has no rows")
+    except (Refusal, OSError) as error:
+        yield from _problems(plan, key, error)
+
+
+def _some(rows: Iterator[Any], path: Path) -> Iterator[Any]:
+    """All rows of a file of moderate size, the first ones of a large one."""
+    return rows if path.stat().st_size <= PARSED_BYTES else islice(rows, FIRST_ROWS)
+
+
+def _tokenizer(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
+    kind, _, rest = recipe.tokenizer.source.partition(":")
+    if kind != "path":
+        return
+    folder = Path(rest)
+    if not folder.is_dir():
+        yield _problem(plan, "tokenizer.source", f"there is no folder {folder.absolute()}")
+    elif not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        yield _problem(plan, "tokenizer.source", f"{folder.absolute()} holds no tokenizer",
+                       hint=f"expected one of {', '.join(TOKENIZER_FILES)}")
+
+
+def _models(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
+    """Folders that stages start from by `from = "path:..."` or `"run:..."`."""
+    for stage in recipe.stages:
+        kind, _, rest = (stage.from_ or "").partition(":")
+        key = f"stages.{stage.id}.from"
+        if kind == "path" and rest:
+            wrong = _no_model(Path(rest))
+        elif kind == "run" and rest:
+            wrong = _no_run(Path(rest), stage.kind)
+        else:
+            continue
+        if wrong:
+            yield _problem(plan, key, wrong)
+
+
+def _no_model(folder: Path) -> str | None:
+    """Why a folder is not one that a model can be loaded from."""
+    if not folder.is_dir():
+        return f"there is no folder {folder.absolute()}"
+    lacking = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    return f"{folder.absolute()} has no {' and no '.join(lacking)}" if lacking else None
+
+
+def _no_run(folder: Path, kind: str) -> str | None:
+    """Why a stage of this kind cannot start from a run: it has made no such model, or it is gone."""
+    results = folder / "results.json"
+    if not folder.is_dir():
+        return f"there is no run directory {folder.absolute()}"
+    if not results.is_file():
+        return f"{folder.absolute()} has no results.json: no stage of that run has finished"
+    try:
+        stages = [stage for stage in read_json(results)["stages"] if stage["status"] == "done"]
+        newest = [stage["model"] for stage in stages if "model" in stage][-1:]
+        tasks = [task for stage in stages for task in stage.get("tasks", {}).values()]
+        finetuned = [task["model"] for task in tasks if "model" in task]
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
+        return f"{results.absolute()} cannot be read"
+    takes = {"evaluate": finetuned, "ensemble": finetuned, "throughput": finetuned or newest}
+    models = takes.get(kind, newest)
+    if not models:
+        return f"no finished stage of the run in {folder.absolute()} has a model for a {kind} stage"
+    return next((wrong for model in models if (wrong := _no_model(folder / model))), None)
+
+
+# --- the place of the run -------------------------------------------------------------------------
+def _place(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
+    try:
+        yield from _directory(run)
+        yield from _disk(plan, run)
+    except OSError as error:  # a name that is too long, a disk that does not answer
+        yield Problem(f"cannot be used: {error.strerror}", where=str(run.path), hint=ELSEWHERE)
+
+
+def _directory(run: RunDirectory) -> Iterator[Problem]:
+    where, there = str(run.path), _nearest(run.path)
+    if not there.is_dir():
+        what = "is not a directory" if there == run.path else f"cannot be made: {there} is not a directory"
+        yield Problem(what, where=where, hint=ELSEWHERE)
+    elif there == run.path and there.stat().st_uid != os.geteuid():
+        yield Problem("belongs to another user: do not trust its checkpoints", where=where, hint=ELSEWHERE)
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem(f"cannot be written: {there} is not writable", where=where, hint=ELSEWHERE)
+
+
+def _disk(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
+    """Room for what the run still has to write: an earlier start's checkpoints are there already."""
+    free = shutil.disk_usage(_nearest(run.path)).free
+    needed = plan.disk_bytes - _size(run.path)
+    if free < needed:
+        yield Problem(f"the run may need {needed / GB:,.2f} GB, and its disk has {free / GB:,.2f} GB free",
+                      where=str(run.path), hint=f"{ELSEWHERE}; smaller keep_checkpoints need less")
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _size(folder: Path) -> int:
+    found = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    return sum(path.lstat().st_size for path in found)
+
+
+# --- words ----------------------------------------------------------------------------------------
+def _problem(plan: Plan, key: str, message: str, hint: str | None = None) -> Problem:
+    where = plan.provenance.get(key)
+    return Problem(message, key, None if where == "default" else where, hint)
+
+
+def _problems(plan: Plan, key: str, error: Refusal | OSError) -> Iterator[Problem]:
+    """What a reader of files refused, with the recipe's key where the file itself is not named."""
+    if isinstance(error, OSError):
+        yield _problem(plan, key, f"{error.filename}: {error.strerror}")
+        return
+    for problem in error.problems:
+        yield problem if problem.where else _problem(plan, key, problem.message, problem.hint)
+
+
+def _names(columns: Iterable[str]) -> str:
+    return listed(shown(column) for column in columns)

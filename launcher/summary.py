@@ -1,0 +1,236 @@
+"""The final screen of a run: what was learnt, how fast it is, where the model is and how Python uses it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from launcher.dashboard.display import BROKEN, silence
+from launcher.dashboard.figures import clean, count, decimal, fraction, short
+from launcher.dashboard.rows import DIM, Column, ends, padded, panel, table
+from launcher.dashboard.screen import STATUS
+from launcher.dashboard.sentences import spread
+from launcher.dashboard.terminal import Terminal
+from launcher.preview import model_name
+from mux.recipe.schema import ModelSection
+from mux.run import Plan
+
+WIDEST = 100  # columns
+ROWS_PER_SLOT = 32  # the batch of a pipeline is this many groups
+
+ACCURACY = {"retrieval": "retrieval accuracy", "pretrain": "masked-token accuracy"}
+
+Entry = dict[str, Any]
+
+
+def render(results: dict[str, Any], plan: Plan, directory: Path) -> RenderableType:
+    """The summary of `results` (the content of results.json); it fits itself to the width it is drawn at.
+
+    Model paths are shown relative to the current directory where they are below it.
+    """
+    return Summary(results, plan, directory)
+
+
+def show(results: dict[str, Any], plan: Plan, directory: Path, stream: TextIO) -> None:
+    """Print the summary; a stream that is gone, or that cannot hold every character, is no error."""
+    summary = render(results, plan, directory)
+    encoding = stream.encoding or "utf-8"
+    console = Terminal(stream)
+    try:
+        if encoding.lower().replace("-", "") == "utf8":
+            console.print(summary)
+        else:
+            replaced = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace")
+            Console(file=replaced, width=console.width).print(summary)
+            replaced.seek(0)
+            stream.write(replaced.read())
+        stream.flush()
+    except BROKEN:
+        silence(stream)
+
+
+class Summary:
+    def __init__(self, results: dict[str, Any], plan: Plan, directory: Path) -> None:
+        self.status = str(results.get("status", ""))
+        self.stages: list[Entry] = [entry for entry in results.get("stages", ()) if isinstance(entry, dict)]
+        self.plan = plan
+        self.directory = directory
+        self.N = int(plan.recipe.get("model", {}).get("N", 1))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(20, min(options.max_width, WIDEST))
+        yield self._head(width)
+        for title, rows in (("what was learnt", self._learnt(width - 4)), ("copies", self._copies(width - 4)),
+                            ("throughput", self._throughput(width - 4))):
+            if rows:
+                yield panel(title, rows, width).content
+        yield from self._use(options.max_width)
+
+    def _head(self, width: int) -> RenderableType:
+        symbol, colour = STATUS.get(self.status, ("●", ""))
+        cluster = self.plan.cluster
+        devices = "devices" if cluster.devices != 1 else "device"
+        model = model_name(ModelSection.model_validate(self.plan.recipe["model"]))
+        about = f"{clean(model)} on {cluster.devices} {cluster.device} {devices}, {clean(cluster.source)}"
+        rows = [ends(Text(about), Text(f"{symbol} {clean(self.status)}", colour), width - 4)]
+        if missing := [clean(entry.get("id", "")) for entry in self.stages if entry.get("status") != "done"]:
+            rows += [Text(line, colour) for line in _wrap(f"not done: {', '.join(missing)}", width - 4)]
+        return panel(clean(self.plan.name), _fit(rows, width - 4), width).content
+
+    # --- the panels; an empty list where the run has nothing for one --------------------------------------
+    def _learnt(self, width: int) -> list[Text]:
+        rows: list[tuple[str, str, str, str, str]] = []
+        for entry in self.stages:
+            stage = clean(entry.get("id", ""))
+            if (what := ACCURACY.get(entry.get("kind", ""))) and "accuracy" in entry:
+                loss = f"loss {short(entry.get('loss'))}, {count(entry.get('steps'))} steps"
+                rows.append((stage, what, fraction(entry["accuracy"]), "", loss))
+            for task, row in _tasks(entry):
+                tickets = f"over {len(row['tickets'])} tickets" if row.get("tickets") else ""
+                rows.append((stage, f"{task} {clean(row.get('metric', ''))}", _mean(row),
+                             _number(row.get("majority")), tickets))
+        if not rows:
+            return []
+        stages, whats, values, majorities, details = zip(*rows, strict=True)
+        return _fit(table([
+            Column("stage", _texts(stages), worth=3),
+            Column("", _texts(whats), worth=9),
+            Column("held out", _texts(values, "bold"), right=True, worth=8),
+            Column("majority", _texts(majorities), right=True, worth=7),
+            Column("", _texts(details, DIM), worth=1),
+        ], width), width)
+
+    def _copies(self, width: int) -> list[Text]:
+        rows = [(clean(copies), task, row) for entry in self.stages
+                for copies, result in _dict(entry.get("copies")).items()
+                for task, row in _tasks(_dict(result))]
+        if not rows:
+            return []
+        return _fit(table([
+            Column("copies", _texts(copies for copies, _, _ in rows), True, 9),
+            Column("", _texts(f"{task} {clean(row.get('metric', ''))}" for _, task, row in rows), worth=6),
+            Column("mean ± std", _texts((_mean(row) for _, _, row in rows), "bold"), True, 8),
+            Column("majority", _texts(_number(row.get("majority")) for _, _, row in rows), True, 5),
+            Column("instances/s", _texts(_speed(row) for _, _, row in rows), True, 7),
+        ], width), width)
+
+    def _throughput(self, width: int) -> list[Text]:
+        rows = [row for entry in self.stages for row in entry.get("rows") or () if isinstance(row, dict)]
+        if not rows:
+            return []
+        ours = [row for row in rows if row.get("N") == self.N > 1 and row.get("ratio_to_n1")]
+        lines = table([
+            Column("model", _texts(clean(row.get("model", "")) for row in rows), worth=9),
+            Column("head", _texts(clean(row.get("head", "")) for row in rows), worth=1),
+            Column("instances/s", _texts(map(_speed, rows)), True, 8),
+            Column("x N = 1", _texts((_ratio(row.get("ratio_to_n1")) for row in rows), "bold"), True, 7),
+            Column("x BERT BASE", _texts(_ratio(row.get("ratio_to_bert_base")) for row in rows), True, 6),
+        ], width)
+        lines += [Text(line, DIM) for line in _wrap(_conditions(rows[0]), width)]
+        for row in ours[:1]:
+            base = row.get("ratio_to_bert_base")
+            also = f", {short(base)} x as fast as BERT BASE" if base else ""
+            speed = f"N = {self.N} is {short(row['ratio_to_n1'])} x as fast as N = 1 on this machine{also}."
+            lines += map(Text, _wrap(speed, width))
+        return _fit(lines, width)
+
+    # --- the model ----------------------------------------------------------------------------------------
+    def _use(self, width: int) -> Iterator[Text]:
+        """The last model and the Python that uses it, outside of any box, so that it can be copied."""
+        found = [(entry, model) for entry in self.stages for model in _models(entry)]
+        if not found:
+            return
+        entry, model = found[-1]
+        path = _shown(self.directory / model)
+        yield Text(f"\nThe model is in {clean(path)}. In Python:\n")
+        for line in _code(path, entry.get("kind") in ACCURACY, ROWS_PER_SLOT * self.N, width):
+            yield Text(line, overflow="fold")
+
+
+def _code(path: str, pretrained: bool, batch: int, width: int) -> list[str]:
+    """Python that runs as it is printed; a line wider than the screen goes on inside its parentheses."""
+    quoted = json.dumps(path, ensure_ascii=False)
+    if pretrained:
+        return ["from mux.model import MuxForPreTraining",
+                f"model = MuxForPreTraining.from_pretrained({quoted})"]
+    head = ["import mux.model", "from transformers import pipeline"]
+    call = [f'print(pipeline("text-classification", model={quoted}, batch_size={batch})', '(["...", "..."]))']
+    if len("".join(call)) <= width:
+        return [*head, "".join(call)]
+    return [*head, 'print(pipeline("text-classification",', f"    model={quoted},",
+            f'    batch_size={batch})(["...", "..."]))']
+
+
+def _shown(path: Path) -> str:
+    """Relative to the current directory if it is below, as one would type it."""
+    try:
+        return os.fspath(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return os.fspath(path)
+
+
+def _models(entry: Entry) -> list[str]:
+    """Model folders of a stage, relative to the run directory."""
+    own = [entry["model"]] if isinstance(entry.get("model"), str) else []
+    tasks = (row.get("model") for _, row in _tasks(entry))
+    return own + [model for model in tasks if isinstance(model, str)]
+
+
+def _tasks(entry: Entry) -> list[tuple[str, Entry]]:
+    return [(clean(task), row) for task, row in _dict(entry.get("tasks")).items() if isinstance(row, dict)]
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(values: Any, style: str = "") -> list[Text]:
+    return [Text(value, style) for value in values]
+
+
+def _mean(row: Entry) -> str:
+    return spread(row.get("mean"), row.get("std"))
+
+
+def _speed(row: Entry) -> str:
+    return count(row.get("instances_per_second"))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else fraction(value)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else decimal(value, 2)
+
+
+def _conditions(row: Entry) -> str:
+    """`batch 128, length 128, 3 x 200 batches, cpu, float32, 2 threads`."""
+    words = {"batch": "batch", "sequence_length": "length"}
+    parts = [f"{word} {row[key]}" for key, word in words.items() if key in row]
+    if "trials" in row and "batches" in row:
+        parts.append(f"{row['trials']} x {row['batches']} batches")
+    parts += [str(row[key]) for key in ("device", "dtype") if row.get(key)]
+    if row.get("threads"):
+        parts.append(f"{row['threads']} threads")
+    return clean(", ".join(parts))
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return [line for line in lines if line]
+
+
+def _fit(rows: list[Text], width: int) -> list[Text]:
+    return [padded(row, width) for row in rows]

@@ -1,0 +1,303 @@
+"""What is refused between the plan and the first process, and what a dry run warns of."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launcher import gpu, hostfile, plan, preflight
+from mux.recipe import load
+from mux.run import Cluster, Host, Plan, RunDirectory
+
+RECIPE = """
+name = "case"
+[model]
+size = "TINY"
+N = 2
+[tokenizer]
+source = "sentencepiece"
+vocabulary = 1000
+[corpus]
+sources = ["path:texts"]
+sequence_length = 64
+[tasks.define.mood]
+train = "path:train.jsonl"
+test = "path:test.tsv"
+[[stages]]
+kind = "pretrain"
+steps = 200
+warmup_steps = 20
+[[stages]]
+kind = "finetune"
+tasks = ["mood"]
+steps = 10
+"""
+FINETUNING_ONLY = RECIPE.replace('kind = "pretrain"\nsteps = 200\nwarmup_steps = 20\n[[stages]]\n', "")
+HERE = Host(name="localhost", slots=2, local=True)
+A100, V100 = gpu.Gpu("NVIDIA A100", "GPU-a", (8, 0)), gpu.Gpu("Tesla V100", "GPU-b", (7, 0))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A directory with all that the recipe names, as the current one; a machine without GPUs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "installed", list)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("One text.\n\nAnother text.\n")
+    (tmp_path / "train.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n')
+    (tmp_path / "test.tsv").write_text("text\tlabel\nfine\t1\n")
+
+
+def planned(*changes: str, device="cpu", hosts=(HERE,), source="this host") -> Plan:
+    Path("case.toml").write_text(RECIPE)
+    cluster = Cluster(hosts=hosts, device=device, source=source)
+    return plan.make(load(Path("case.toml"), changes), cluster, Path("runs/case"))
+
+
+def problems(made: Plan, run: str = "runs/case") -> list[str]:
+    return [str(problem) for problem in preflight.check(made, RunDirectory(run))]
+
+
+def only(texts: list[str]) -> str:
+    assert len(texts) == 1, texts
+    return texts[0]
+
+
+def test_nothing_to_say_when_all_is_there():
+    made = planned()
+    assert problems(made) == []
+    assert preflight.warnings(made) == []
+    assert not Path("runs").exists()
+
+
+# --- hardware -------------------------------------------------------------------------------------
+def test_fp16_on_a_cpu():
+    made = planned('engine.precision="fp16"')
+    text = only(problems(made))
+    assert text.startswith("--set: engine.precision: fp16 cannot be trained on a CPU\n")
+    assert text.endswith('    --set engine.precision="bf16"')
+    assert preflight.warnings(made) == [text]
+    assert problems(planned('engine.precision="bf16"')) == []
+
+
+def test_fewer_gpus_than_slots(monkeypatch):
+    made = planned(device="cuda", source="hosts.txt")
+    assert "hosts.txt: localhost has slots=2, but this machine has 0 GPUs" in only(problems(made))
+    assert "this machine has 0 GPUs" in only(preflight.warnings(made))
+    monkeypatch.setattr(gpu, "installed", lambda: [A100, A100])
+    assert problems(made) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert "this machine has 1 GPUs with CUDA_VISIBLE_DEVICES='1'" in only(problems(made))
+
+
+def test_nothing_is_known_of_other_hosts():
+    assert problems(planned(device="cuda", hosts=(Host(name="far", slots=2),), source="hosts.txt")) == []
+
+
+def test_bf16_on_old_gpus(monkeypatch):
+    made = planned('engine.precision="bf16"', device="cuda")
+    monkeypatch.setattr(gpu, "installed", lambda: [A100, V100])
+    assert only(problems(made)) == (
+        "--set: engine.precision: Tesla V100 has no bf16: its compute capability is below 8.0\n"
+        '    --set engine.precision="fp16"')
+    monkeypatch.setattr(gpu, "installed", lambda: [A100, A100, V100])  # the third is not used
+    assert problems(made) == []
+
+
+def test_a_hostfile_of_this_machine_without_gpus_is_a_warning(tmp_path):
+    path = tmp_path / "hosts.txt"
+    path.write_text("localhost slots=2\n")
+    cluster = hostfile.read(path)
+    made = planned(device=cluster.device, hosts=cluster.hosts, source=cluster.source)
+    assert problems(made) == []
+    assert f"this machine has no GPU: {path} would start 2 ranks on its CPU" in only(preflight.warnings(made))
+
+
+def test_a_warning_where_finetuning_has_nothing_to_start_from():
+    Path("case.toml").write_text(FINETUNING_ONLY)
+    made = plan.make(load(Path("case.toml")), hostfile.this_host(1), Path("runs/case"))
+    assert "starts from new weights" in only(preflight.warnings(made))
+
+
+# --- files ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("content", "wrong"), [
+    (None, "matches no file"),
+    ("", "corpus.sources: the corpus has no text in it"),
+    (" \n\n ", "corpus.sources: the corpus has no text in it"),
+    (b"fine\n\xff\n", "a.txt:2: is not UTF-8"),
+])
+def test_bad_corpus(content, wrong):
+    path = Path("texts/a.txt")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = only(problems(planned()))
+    assert wrong in text
+    if content is None:
+        assert text.startswith("case.toml:10: corpus.sources: ")
+
+
+def test_all_sources_are_checked_at_once():
+    Path("b.jsonl").write_text('{"text": "x"}\n{"words": "y"}\n')
+    sources = 'corpus.sources=["path:none/*.txt", "builtin:wiki_leads", "path:b.jsonl", "path:case.toml"]'
+    found = problems(planned(sources))
+    assert len(found) == 3
+    assert "none/*.txt" in found[0] and "b.jsonl:2" in found[1] and "case.toml" in found[2]
+
+
+def test_a_corpus_that_nothing_reads_is_not_checked():
+    shutil.rmtree("texts")
+    Path("tokens").mkdir()
+    Path("tokens/tokenizer.json").touch()
+    Path("case.toml").write_text(FINETUNING_ONLY)
+    made = [plan.make(load(Path("case.toml"), changes), hostfile.this_host(1), Path("runs/case"))
+            for changes in ((), ('tokenizer.source="path:tokens"',))]
+    assert "matches no file" in only(problems(made[0]))  # sentencepiece reads it
+    assert problems(made[1]) == []
+
+
+def test_of_a_large_corpus_only_the_beginning_is_parsed(monkeypatch):
+    Path("texts/a.txt").write_bytes(b"text\n\n" * 2000 + b"\xff\n")
+    assert "a.txt:4001" in only(problems(planned()))
+    monkeypatch.setattr(preflight, "PARSED_BYTES", 1000)
+    assert problems(planned()) == []
+
+
+@pytest.mark.parametrize(("name", "content", "wrong"), [
+    ("train.jsonl", None, "tasks.define.mood.train: \"path:train.jsonl\" matches no file"),
+    ("test.tsv", None, "tasks.define.mood.test: \"path:test.tsv\" matches no file"),
+    ("train.jsonl", "", "tasks.define.mood.train: train.jsonl has no rows"),
+    ("test.tsv", "text\tlabel\n", "tasks.define.mood.test: test.tsv has no rows"),
+    ("test.tsv", "", "test.tsv: is empty"),
+    ("test.tsv", "text\tlabel\na\tb\tc\n", "test.tsv:2: has 3 values"),
+    ("train.jsonl", '{"text": "x", "label": 1}\n{', "train.jsonl:2: is not JSON"),
+    ("test.tsv", "sentence\tlabel\na\t1\n",
+     'row 1 of test.tsv has no column "text"\n    it has "sentence" and "label"'),
+    ("train.jsonl", '{"text": "x", "label": 1}\n{"review": "x"}\n',
+     'row 2 of train.jsonl has no column "text" and "label"\n    it has "review"'),
+])
+def test_bad_task_files(name, content, wrong):
+    if content is None:
+        Path(name).unlink()
+    else:
+        Path(name).write_text(content)
+    assert wrong in only(problems(planned()))
+
+
+def test_columns_that_the_task_names():
+    found = problems(planned('tasks.define.mood.text_pair="second"', 'tasks.define.mood.label_name="name"'))
+    assert len(found) == 2
+    assert all('has no column "second" and "name"' in text for text in found)
+
+
+def test_missing_files_are_warnings_in_a_dry_run():
+    shutil.rmtree("texts")
+    Path("train.jsonl").unlink()
+    Path("test.tsv").write_text("sentence\tlabel\na\t1\n")
+    found = preflight.warnings(planned())
+    assert len(found) == 3
+    assert all(word in text for word, text in zip(("texts", "train.jsonl", '"sentence"'), found, strict=True))
+
+
+def test_tokenizer_folder():
+    made = planned('tokenizer.source="path:tokens"')
+    assert f"tokenizer.source: there is no folder {Path.cwd()}/tokens" in only(problems(made))
+    Path("tokens").mkdir()
+    assert "holds no tokenizer\n    expected one of tokenizer.json" in only(problems(made))
+    Path("tokens/vocab.txt").touch()
+    assert problems(made) == []
+
+
+def model_folder(path: str) -> None:
+    Path(path).mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (Path(path) / name).touch()
+
+
+def test_start_from_a_folder():
+    made = planned('stages.pretrain.from="path:old"')
+    assert f"--set: stages.pretrain.from: there is no folder {Path.cwd()}/old" in only(problems(made))
+    model_folder("old")
+    assert problems(made) == []
+    Path("old/model.safetensors").rename("old/pytorch_model.bin")
+    assert f"{Path.cwd()}/old has no model.safetensors" in only(problems(made))
+
+
+def test_start_from_a_run():
+    made = planned('stages.finetune.from="run:runs/old"')
+    assert f"stages.finetune.from: there is no run directory {Path.cwd()}/runs/old" in only(problems(made))
+    Path("runs/old").mkdir(parents=True)
+    assert "has no results.json: no stage of that run has finished" in only(problems(made))
+    results = Path("runs/old/results.json")
+    for broken in ("{", "[]", '{"stages": [1]}', "\udcff".encode("utf-8", "surrogateescape")):
+        results.write_bytes(broken if isinstance(broken, bytes) else broken.encode())
+        assert "results.json cannot be read" in only(problems(made))
+    stages = [{"id": "retrieval", "status": "done", "model": "retrieval/model"},
+              {"id": "pretrain", "status": "pending", "model": "pretrain/model"},
+              {"id": "finetune", "status": "done", "tasks": {"mood": {"model": "finetune/model"}}}]
+    results.write_text(json.dumps({"stages": stages[1:]}))
+    assert "no finished stage of the run in" in only(problems(made))
+    results.write_text(json.dumps({"stages": stages}))
+    assert f"there is no folder {Path.cwd()}/runs/old/retrieval/model" in only(problems(made))
+    model_folder("runs/old/retrieval/model")
+    assert problems(made) == []
+    stages[1]["status"] = "done"
+    results.write_text(json.dumps({"stages": stages}))
+    assert f"there is no folder {Path.cwd()}/runs/old/pretrain/model" in only(problems(made))  # the newest
+
+
+# --- the place of the run -------------------------------------------------------------------------
+def test_disk_that_is_too_small(monkeypatch):
+    made = planned()
+    free = made.disk_bytes - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    text = only(problems(made))
+    assert f"may need {made.disk_bytes / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free" in text
+    assert preflight.warnings(made) == []
+    Path("runs/case/pretrain").mkdir(parents=True)
+    Path("runs/case/pretrain/shard").write_bytes(b"x")  # what is written already needs no room
+    assert problems(made) == []
+
+
+def test_disk_is_that_of_the_nearest_parent(monkeypatch, tmp_path):
+    asked = []
+    plenty = SimpleNamespace(free=10**18)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or plenty)
+    assert problems(planned(), "a/b/c") == []
+    assert asked == [tmp_path]
+
+
+def test_run_directory_in_the_way_of_a_file():
+    Path("runs").write_text("")
+    assert f"cannot be made: {Path.cwd()}/runs is not a directory" in only(problems(planned()))
+    Path("taken").write_text("")
+    assert f"{Path.cwd()}/taken: is not a directory" in only(problems(planned(), "taken"))
+    assert "cannot be used: File name too long" in only(problems(planned(), "x" * 300))
+
+
+def test_run_directory_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert f"cannot be written: {tmp_path} is not writable" in only(problems(planned()))
+    Path("runs/case").mkdir(parents=True)
+    assert problems(planned()) == []
+
+
+def test_run_directory_of_another_user(monkeypatch):
+    Path("runs/case").mkdir(parents=True)
+    assert problems(planned()) == []
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    assert "belongs to another user" in only(problems(planned()))
+
+
+def test_everything_at_once(monkeypatch):
+    shutil.rmtree("texts")
+    Path("train.jsonl").unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    found = problems(planned('engine.precision="fp16"', 'tokenizer.source="path:none"',
+                             'stages.pretrain.from="run:none"'))
+    words = ("fp16", "texts", "train.jsonl", "tokenizer.source", "stages.pretrain.from", "GB free")
+    assert all(word in text for word, text in zip(words, found, strict=True))
