@@ -1,0 +1,54 @@
+"""Compositions: how the instances of an evaluation set meet in groups, and how their logits come back.
+
+A ticket is one composition, drawn by a seed (paper Table 6). With copies > 1 every instance appears several
+times, all rows are permuted together and the copies' logits are averaged (paper section 5.4, appendix D.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mux.data import draws
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Rows in groups of N. The last group is filled up with the first rows again, which are never counted."""
+
+    groups: np.ndarray  # int64 [G, N], instance indices
+    rows: int  # the first so many of the G * N rows count; the rest are fillers
+    copies: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many instances there are."""
+        return self.rows // self.copies
+
+    @property
+    def counted(self) -> np.ndarray:
+        """bool [G, N]: False at fillers."""
+        return (np.arange(self.groups.size) < self.rows).reshape(self.groups.shape)
+
+    def average(self, logits: np.ndarray) -> np.ndarray:
+        """[count, C]: for each instance, in order, the mean over its copies of `logits` [G * N, C]."""
+        if len(logits) != self.groups.size:
+            raise ValueError(f"{len(logits)} rows of logits for {self.groups.size} rows of this composition")
+        rows = np.argsort(self.groups.reshape(-1)[: self.rows], kind="stable")
+        return logits[rows.reshape(-1, self.copies)].mean(axis=1)
+
+
+def compose(count: int, N: int, seed: int, copies: int = 1) -> Composition:
+    """`copies` times `count` instances, permuted together by `seed` and cut into groups of N."""
+    return _cut(draws.permutation(count * copies, "composition", seed) % max(count, 1), N, copies)
+
+
+def in_order(count: int, N: int) -> Composition:
+    """The instances as they come, for inference."""
+    return _cut(np.arange(count), N, 1)
+
+
+def _cut(order: np.ndarray, N: int, copies: int) -> Composition:
+    groups = -(-len(order) // N)
+    return Composition(np.resize(order, (groups, N)).astype(np.int64), len(order), copies)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mux.data.tasks import Examples, Task, encode, load_task
+from mux.recipe import Refusal
+from mux.recipe.schema import TaskDefinition
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def row(text: str | None, label: Any, **more: Any) -> dict[str, Any]:
+    return {"text": text, "label": label, **more}
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """load(train, test, **fields): the task of two files with these texts (jsonl unless suffix says)."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(train: str, test: str, suffix: str = "jsonl", **fields: Any) -> Task:
+        for name, content in (("train", train), ("test", test)):
+            (tmp_path / f"{name}.{suffix}").write_text(content, encoding="utf-8")
+        return load_task("mine", TaskDefinition(
+            train=f"path:train.{suffix}", test=f"path:test.{suffix}", **fields))
+
+    return load
+
+
+GOOD = lines(row("a", "no"), row("b", "yes"), row("c", "no"))
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+def test_the_embedded_task():
+    task = load_task("topic", TaskDefinition(train="builtin:topic_train", test="builtin:topic_test",
+                                             label_name="label_name"))
+    assert (len(task.train), len(task.test), task.outputs) == (2000, 901, 11)
+    assert task.labels[:3] == ("Arts", "Biology and health sciences", "Everyday life")
+    assert task.labels[10] == "Technology" and task.train.pairs is None
+    assert task.train.texts[0].startswith("Arabic literature") and task.train.labels[0] == 0
+    assert task.train.labels.dtype == np.int64 and set(task.test.labels) == set(range(11))
+
+
+def test_labels_are_numbered_in_order(load):
+    task = load(GOOD, lines(row("d", "yes")))
+    assert task.labels == ("no", "yes") and task.train.labels.tolist() == [0, 1, 0]
+    assert task.test.labels.tolist() == [1] and task.test.texts == ("d",)
+
+
+def test_numbers_are_sorted_as_numbers_and_spelt_one_way(load):
+    task = load(lines(row("a", 10), row("b", 2), row("c", 2.0), row("d", "10")), lines(row("e", "2")))
+    assert task.labels == ("2", "10") and task.train.labels.tolist() == [1, 0, 0, 1]
+
+
+def test_names_come_from_their_column(load):
+    train = lines(row("a", 1, name="good"), row("b", 0, name="bad"))
+    assert load(train, train, label_name="name").labels == ("bad", "good")
+    torn = lines(row("a", 1, name="good"), row("b", 0, name="bad"), row("c", 1, name="fine"))
+    with pytest.raises(ValueError, match=r"train\.jsonl: row 3: label '1' is named 'fine' here and 'good'"):
+        load(torn, train, label_name="name")
+
+
+def test_tables_with_quotes_and_pairs(load):
+    table = 'first\tsecond\tgold\n"Odd\tquotes " here\tentails\nb\tc\tnot\n'
+    task = load(table, table, suffix="tsv", text="first", text_pair="second", label="gold")
+    assert task.train.texts == ('"Odd', "b") and task.train.pairs == ('quotes " here', "c")
+    assert task.labels == ("entails", "not")
+    table = 'text,label\n"one, two",1\nb,0\n'
+    assert load(table, table, suffix="csv").train.texts == ("one, two", "b")
+
+
+def test_regression_keeps_numbers(load):
+    task = load(lines(row("a", "3.5"), row("b", 1)), lines(row("c", 0.25)), regression=True, metric="pearson")
+    assert task.labels == () and task.outputs == 1
+    assert task.train.labels.dtype == np.float32 and task.train.labels.tolist() == [3.5, 1.0]
+
+
+@pytest.mark.parametrize("bad", ["many", None, "nan", [1], "inf"])
+def test_regression_refuses_what_is_no_number(load, bad):
+    with pytest.raises(ValueError, match=r"test\.jsonl: row 2: 'label' is"):
+        load(lines(row("a", 1)), lines(row("a", 1), row("b", bad)), regression=True)
+
+
+def test_hub_splits_carry_their_class_names(hub_folder):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features(sentence=Value("string"), label=ClassLabel(names=["unacceptable", "acceptable"]))
+    (hub_folder / "cola").mkdir()
+    for split, labels in (("train", [1, 1]), ("validation", [0, 1]), ("test", [-1, -1])):
+        Dataset.from_dict({"sentence": ["One.", "Two."], "label": labels}, features=features).to_parquet(
+            hub_folder / "cola" / f"{split}.parquet")
+
+    def cola(test: str) -> Task:
+        return load_task("cola", TaskDefinition(train="hub:here/cola:train", test=test, text="sentence"))
+
+    task = cola("hub:here/cola:validation")
+    assert task.labels == ("unacceptable", "acceptable")  # the hub's order, though train has only one of them
+    assert task.train.labels.tolist() == [1, 1] and task.test.labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"hub:here/cola:test: row 1: label '-1' is not among the classes"):
+        cola("hub:here/cola:test")
+    with pytest.raises(ValueError, match="which split"):
+        cola("hub:here/cola")
+    with pytest.raises(ValueError, match="hub:here/cola:dev: split 'dev' cannot be loaded"):
+        cola("hub:here/cola:dev")
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("train", "test", "message"), [
+    (GOOD, lines(row("a", "no"), row("b", "maybe")),
+     r"test\.jsonl: row 2: label 'maybe' is not among the classes of path:train\.jsonl: no, yes"),
+    (lines(row("a", "no"), row("b", None)), GOOD, r"train\.jsonl: row 2: 'label' is empty"),
+    (lines(row("a", "no"), row(None, "yes")), GOOD, r"train\.jsonl: row 2: 'text' is empty"),
+    (lines(row("a", "no"), row("  ", "yes")), GOOD, r"train\.jsonl: row 2: 'text' is empty"),
+    (lines(row("a", "no"), {"text": "b"}), GOOD, r"train\.jsonl: row 2: no column 'label'; it has text"),
+    (lines({"texts": "a", "label": 1}), GOOD,
+     r"row 1: no column 'text'; it has texts, label; did you mean 'texts'"),
+    (lines(row("a", "no"), row(7, "yes")), GOOD, r"train\.jsonl: row 2: 'text' is not text but 7"),
+    (lines(row("a", "no"), row("b", ["yes"])), GOOD, r"train\.jsonl: row 2: \['yes'\] is no label"),
+    (lines(row("a", "no"), row("b", "no")), GOOD,
+     r"path:train\.jsonl: column 'label' has only the class 'no'"),
+    ("", GOOD, r"path:train\.jsonl: there are no rows"),
+    (GOOD, "", r"path:test\.jsonl: there are no rows"),
+])
+def test_bad_rows_are_refused_by_file_and_row(load, train, test, message):
+    with pytest.raises(ValueError, match=message):
+        load(train, test)
+
+
+def test_files_that_cannot_be_read_are_refused_by_line(load):
+    with pytest.raises(Refusal, match=r"test\.jsonl:2"):
+        load(GOOD, '{"text": "a", "label": "no"}\n{"text"\n')
+    with pytest.raises(Refusal, match="nothing"):
+        load_task("mine", TaskDefinition(train="path:nothing.jsonl", test="path:nothing.jsonl"))
+
+
+def test_the_content_hash_is_of_rows_and_labels(load):
+    first = load(GOOD, GOOD).content_hash
+    assert load(GOOD, GOOD).content_hash == first
+    changed = [load(GOOD.replace('"c"', '"d"'), GOOD), load(GOOD, GOOD.replace('"b"', '"d"')),
+               load(GOOD.replace("no", "yes", 1), GOOD)]
+    assert len({first, *(task.content_hash for task in changed)}) == 4
+
+
+# --- token ids ----------------------------------------------------------------------------------------------
+def examples(texts: list[str], pairs: list[str] | None = None) -> Examples:
+    return Examples(tuple(texts), tuple(pairs) if pairs else None, np.arange(len(texts)))
+
+
+def test_encoded_rows_are_the_tokenizers(tokenizer, leads):
+    encoded = encode(examples(leads[:1200]), tokenizer, 48)
+    assert len(encoded) == 1200 and encoded.labels[7] == 7 and encoded.lengths.max() == 48
+    for number in (0, 5, 999, 1000, 1199):
+        ids = tokenizer(leads[number], truncation=True, max_length=48)["input_ids"]
+        assert encoded.ids[encoded.offsets[number] : encoded.offsets[number + 1]].tolist() == ids
+
+
+def test_a_batch_is_padded_to_its_longest_row(tokenizer):
+    encoded = encode(examples(["a town", "the river in the town", "a"]), tokenizer, 64)
+    batch = encoded.batch([1, 0, 1])
+    expected = tokenizer(["the river in the town", "a town", "the river in the town"], padding=True)
+    assert {name: array.tolist() for name, array in batch.items()} == {
+        name: expected[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    assert all(array.dtype == np.int64 for array in batch.values())
+    assert encoded.batch(np.array([2]))["input_ids"].shape == (1, encoded.lengths[2])
+    assert encoded.batch([])["input_ids"].shape == (0, 0)
+
+
+def test_pairs_have_segments_and_lose_the_longer_text_first(tokenizer):
+    encoded = encode(examples(["a town"], ["the river in the land of the people of the west"]), tokenizer, 16)
+    batch = encoded.batch([0])
+    first = len(tokenizer("a town")["input_ids"])
+    assert batch["input_ids"].shape == (1, 16)
+    assert batch["input_ids"][0, :first].tolist() == tokenizer("a town")["input_ids"]
+    assert batch["input_ids"][0, -1] == tokenizer.sep_token_id
+    assert batch["token_type_ids"][0].tolist() == [0] * first + [1] * (16 - first)
