@@ -1,0 +1,148 @@
+"""Fine-tuning: every task with every seed at every point of the search grid; the best point's model is kept.
+
+A point is finished when its file in `<stage>/<task>/points/` exists, so an interrupted stage goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from mux.data.batches import Share, TaskBatches
+from mux.data.tasks import Task, encode, load_task
+from mux.event import Evaluated, ModelSaved
+from mux.model import MuxConfig, MuxForSequenceClassification
+from mux.recipe import TASKS, FinetuneStage, TaskDefinition
+from mux.run import Point, StagePlan, read_json, write_json
+from mux.stages.context import Context
+from mux.stages.evaluation import Evaluation
+from mux.stages.model_folder import config_of, load_model, save_model, source_folder
+from mux.stages.pretrain import identity, resume
+from mux.train.checkpoint import Checkpoints
+from mux.train.engine import Engine
+from mux.train.loop import Training, seed_of, train
+from mux.train.objective import SequenceObjective
+from mux.train.schedule import Schedule
+
+
+def run(context: Context, stage: FinetuneStage) -> None:
+    started = time.monotonic()
+    context.start(context.plan.stage(stage.id))
+    tasks = {name: run_task(context, stage, name) for name in stage.tasks}
+    alone = {"model": next(iter(tasks.values()))["model"]} if len(tasks) == 1 else {}
+    context.finish(stage.id, {"tasks": tasks} | alone, started)
+
+
+def definition_of(context: Context, name: str) -> TaskDefinition:
+    return context.recipe.tasks.define.get(name) or TASKS[name]
+
+
+def evaluation_of(context: Context, task: Task, sequence_length: int) -> Evaluation:
+    encoded = encode(task.test, context.tokenizer, sequence_length)
+    return Evaluation(task.definition, task.test, encoded, task.train)
+
+
+def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any]:
+    """Train every point with every seed, and choose the point with the best mean over seeds and tickets."""
+    task = load_task(name, definition_of(context, name))
+    points = context.plan.stage(stage.id).points
+    results = {point: [run_point(context, stage, task, point, seed) for seed in stage.seeds] for point in points}
+    means = {point: statistics.fmean(result["mean"] for result in results[point]) for point in points}
+    chosen = max(points, key=means.__getitem__)  # the first of equals
+    best = results[chosen][0]  # the first seed's model is the one that is kept and reported
+    model = keep_model(context, stage, name, chosen, stage.seeds[0])
+    context.say(Evaluated(stage=stage.id, task=name, metric=best["metric"], mean=best["mean"], std=best["std"],
+                            majority=best["majority"]))
+    return best | {
+        "model": model, "labels": list(task.labels), "train_rows": len(task.train.labels),
+        "seeds": {str(seed): result["mean"] for seed, result in zip(stage.seeds, results[chosen], strict=True)},
+        "chosen": {"learning_rate": chosen.learning_rate, "batch": chosen.batch, "on": "the test rows"},
+        "search": [{"learning_rate": point.learning_rate, "batch": point.batch, "mean": means[point]}
+                   for point in points],
+    }
+
+
+def training_name(point: Point, seed: int) -> str:
+    return f"seed{seed}_lr{point.learning_rate:g}_batch{point.batch}"
+
+
+def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, seed: int) -> dict[str, Any]:
+    """Train and evaluate one point with one seed, or read what an earlier start found."""
+    folder, name = context.run.stage(stage.id) / task.name / "points", training_name(point, seed)
+    finished = read_json(folder / f"{name}.json")
+    if finished is not None:
+        return finished
+    plan = context.plan.stage(stage.id)
+    steps, N = plan.task_steps[task.name], context.recipe.model.N
+    engine = Engine(starting_model(context, stage, task, seed), deepspeed_config(plan, point),
+                    weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
+    checkpoints = Checkpoints(folder / name / "checkpoints", context.ranks,
+                              identity(context, f"{stage.id}/{task.name}/{name}"), stage.keep_checkpoints)
+    first_step = resume(context, checkpoints, engine, plan, steps)
+    batches = TaskBatches(
+        encode(task.train, context.tokenizer, stage.sequence_length), task.content_hash, N, seed,
+        Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch))
+    last = train(
+        Training(stage=stage.id, steps=steps, batches=batches, task=task.name,
+                 objective=SequenceObjective(task.definition.regression),
+                 schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
+                 groups=point.batch, N=N, seed=seed, log_every=stage.log_every, save_every=stage.save_every),
+        engine, context.ranks, checkpoints, first_step, context.say, context.stop)
+    result: dict[str, Any] = {"steps": steps} | evaluation_of(context, task, stage.sequence_length).over_tickets(
+        engine.model, N, stage.tickets, 1, context.ranks.device,
+        functools.partial(context.progress, f"evaluating {task.name}"))
+    if last is not None:
+        result |= {"training_loss": last.loss, "training_instances_per_second": last.instances_per_second}
+    save_model(context, engine, stage.id, folder / name / "model")
+    engine.close()
+    write_json(folder / f"{name}.json", result)
+    shutil.rmtree(checkpoints.folder)  # a finished point is never gone on with
+    return result
+
+
+def deepspeed_config(plan: StagePlan, point: Point) -> dict[str, Any]:
+    """The stage's DeepSpeed config with the point's batch arithmetic."""
+    assert plan.deepspeed is not None
+    return plan.deepspeed | {"train_micro_batch_size_per_gpu": point.micro_batch,
+                             "gradient_accumulation_steps": point.accumulation}
+
+
+def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int) -> MuxForSequenceClassification:
+    """The pre-trained weights of the stage's source (none: new ones) below a new head drawn from the seed."""
+    config = task_config(context, task)
+    torch.manual_seed(seed_of(seed, "head", task.name))
+    source = context.plan.stage(stage.id).source
+    model = (MuxForSequenceClassification(config) if source is None
+             else load_model(MuxForSequenceClassification, source_folder(context, source), config))
+    if context.recipe.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def task_config(context: Context, task: Task) -> MuxConfig:
+    """The recipe's model with a head for the task: its classes by name, or one output for a regression."""
+    if not task.labels:
+        return config_of(context.recipe.model, context.tokenizer, num_labels=1)
+    names = dict(enumerate(task.labels))
+    return config_of(context.recipe.model, context.tokenizer, id2label=names,
+                     label2id={name: index for index, name in names.items()})
+
+
+def keep_model(context: Context, stage: FinetuneStage, task: str, point: Point, seed: int) -> str:
+    """Put the chosen point's model where the task's model belongs, and let the others go; its path inside the run."""
+    points = context.run.stage(stage.id) / task / "points"
+    chosen = points / training_name(point, seed) / "model"
+    kept = context.run.model(stage.id, task if len(stage.tasks) > 1 else None)
+    if chosen.exists():  # else an earlier start has put it there
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        chosen.rename(kept)
+    for folder in points.glob("*/"):
+        shutil.rmtree(folder)
+    context.say(ModelSaved(stage=stage.id, path=str(kept), task=task))
+    return str(kept.relative_to(context.run.path))

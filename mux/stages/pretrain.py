@@ -1,0 +1,132 @@
+"""Pre-training: masked language modelling, with the retrieval loss beside it if the recipe says so.
+
+The retrieval stage is the same training with nothing masked and the retrieval loss alone (paper section 3.4).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from mux.data.batches import CorpusBatches, Share, TextQuestions
+from mux.event import ModelSaved, Notice
+from mux.model import MuxForPreTraining
+from mux.recipe import PretrainStage, RetrievalStage
+from mux.run import StagePlan
+from mux.stages.context import Context
+from mux.stages.model_folder import config_of, load_model, save_model, source_folder
+from mux.train.checkpoint import Checkpoints, Identity
+from mux.train.engine import Engine
+from mux.train.loop import Training, seed_of, train
+from mux.train.objective import PretrainObjective
+from mux.train.schedule import Schedule
+
+HELD_OUT_GROUPS = 128  # enough for two digits of an accuracy
+HELD_OUT_SEED = 2**31  # masks of the held-out rows: the same at every evaluation, of no training step
+
+
+def run(context: Context, stage: PretrainStage) -> None:
+    train_on_corpus(context, stage, mask_rate=stage.mask_rate, retrieval_rate=stage.retrieval_rate)
+
+
+def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mask_rate: float | None,
+                    retrieval_rate: float) -> None:
+    """Train on the corpus and leave `<stage>/model/`; the result's accuracy is of held-out rows, without dropout."""
+    started, plan = time.monotonic(), context.plan.stage(stage.id)
+    context.start(plan, stage.steps)
+    corpus, tokenizer, N = context.corpus, context.tokenizer, context.recipe.model.N
+    objective = PretrainObjective(retrieval_rate)
+    questions = TextQuestions(
+        mask_id=tokenizer.mask_token_id, special_ids=tuple(tokenizer.all_special_ids), vocabulary=len(tokenizer),
+        mask_rate=mask_rate, retrieval="retrieval" in objective.weights, pad_id=tokenizer.pad_token_id)
+    assert plan.batch is not None and plan.micro_batch is not None and plan.deepspeed is not None
+    share = Share(context.ranks.rank, context.ranks.size, plan.batch, plan.micro_batch)
+    engine = Engine(starting_model(context, stage, plan, retrieval_rate), plan.deepspeed,
+                    weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
+    checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
+                              stage.keep_checkpoints)
+    first_step = resume(context, checkpoints, engine, plan, stage.steps)
+    last = train(
+        Training(stage=stage.id, steps=stage.steps, batches=CorpusBatches(corpus, questions, N, stage.seed, share),
+                 objective=objective, schedule=Schedule(stage.learning_rate, stage.warmup_steps, stage.steps),
+                 groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
+        engine, context.ranks, checkpoints, first_step, context.say, context.stop)
+    folder = context.run.model(stage.id)
+    save_model(context, engine, stage.id, folder)
+    context.say(ModelSaved(stage=stage.id, path=str(folder)))
+    result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
+    result |= held_out(context, engine, objective, questions, plan.micro_batch)
+    if last is not None:
+        result |= {"instances_per_second": last.instances_per_second, "tokens_per_second": last.tokens_per_second,
+                   "training_loss": last.loss, "skipped": last.skipped}
+    engine.close()
+    context.finish(stage.id, result, started)
+
+
+def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan: StagePlan,
+                   retrieval_rate: float) -> MuxForPreTraining:
+    """The model the stage starts from: its source's weights, or new ones drawn from the stage's seed."""
+    config = config_of(context.recipe.model, context.tokenizer, retrieval_rate=retrieval_rate)
+    if plan.source is None:
+        torch.manual_seed(seed_of(stage.seed, "weights"))  # the same on every rank
+        model = MuxForPreTraining(config)
+    else:
+        model = load_model(MuxForPreTraining, source_folder(context, plan.source), config)
+    if context.recipe.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def identity(context: Context, training: str) -> Identity:
+    """What a checkpoint of this run must agree with to be gone on from."""
+    engine = context.recipe.engine
+    return Identity(recipe_digest=context.plan.recipe_digest, stage=training, world_size=context.ranks.size,
+                    zero_stage=engine.zero_stage, precision=engine.precision)
+
+
+def resume(context: Context, checkpoints: Checkpoints, engine: Engine, plan: StagePlan, steps: int) -> int:
+    """Load the newest valid checkpoint, if there is one; the number of steps already done."""
+    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=plan.id)))
+    if manifest is None:
+        return 0
+    context.start(plan, steps, manifest["step"])
+    return int(manifest["step"])
+
+
+@torch.no_grad()
+def held_out(context: Context, engine: Engine, objective: PretrainObjective, questions: TextQuestions,
+             micro_batch: int) -> dict[str, float]:
+    """Losses and accuracy over held-out rows. Every rank runs the same number of batches, as ZeRO 3 needs."""
+    corpus, ranks, N = context.corpus, context.ranks, context.recipe.model.N
+    groups = min(HELD_OUT_GROUPS, len(corpus.held_out) // N)
+    if groups == 0:
+        return {}
+    engine.model.eval()
+    rounds = -(-groups // (micro_batch * ranks.size))
+    sums = {f"{name}.{what}": 0.0 for name in objective.weights for what in ("loss", "correct", "count")}
+    for index in range(rounds):
+        context.progress_together("evaluating held-out rows", index, rounds, "batches")
+        first = (index * ranks.size + ranks.rank) * micro_batch
+        counted = range(first, min(first + micro_batch, groups))  # may be empty: then it runs a group for the others
+        chosen = counted or range(1)
+        rows = corpus.held_out[chosen.start * N : chosen.stop * N]
+        ids_BNL = corpus.take(rows).reshape(len(chosen), N, -1)
+        batch = questions(ids_BNL, HELD_OUT_SEED, 0, chosen.start)
+        parts = objective(engine.forward, {name: tensor.to(ranks.device) for name, tensor in batch.items()})
+        for name, part in parts.items() if counted else ():
+            sums[f"{name}.loss"] += float(part.loss) * part.count
+            sums[f"{name}.correct"] += float(part.correct)
+            sums[f"{name}.count"] += part.count
+    total = dict(zip(sums, ranks.sum(sums.values()), strict=True))
+    losses = {name: total[f"{name}.loss"] / max(total[f"{name}.count"], 1) for name in objective.weights}
+    first_part = next(iter(objective.weights))
+    return {
+        "loss": sum(weight * losses[name] for name, weight in objective.weights.items()),
+        **{f"{name}_loss": loss for name, loss in losses.items()},
+        "accuracy": total[f"{first_part}.correct"] / max(total[f"{first_part}.count"], 1),
+        **({"retrieval_accuracy": total["retrieval.correct"] / max(total["retrieval.count"], 1)}
+           if "retrieval" in objective.weights else {}),
+        "held_out_rows": groups * N,
+    }

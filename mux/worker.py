@@ -1,0 +1,74 @@
+"""The composition root of a rank: `python -m mux.worker RUN_DIRECTORY JOB`, started by deepspeed.launcher.launch.
+
+Reads the plan, joins the other ranks, runs the job's stages one after another, leaves. Exit code 0: done, or stopped
+on request (the events say which); 1: failed, with a RankFailed event and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from mux import rank as process
+from mux.event import RankFailed, RankStarted, StopAgreed
+from mux.recipe import Recipe
+from mux.run import JobPlan, Plan, RunDirectory
+
+
+def main() -> None:
+    process.die_with_parent()
+    os.umask(0o077)
+    run, job_id = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
+    plan = run.read_plan()
+    job = plan.jobs[job_id]
+    rank = int(os.environ["RANK"])
+    host = host_of(job, rank)
+    process.write_output_to(run.rank_log(host, rank))
+    stop = process.StopFlag(run.stop_request)
+    stop.listen()
+    voice = process.Voice(run.rank_events(host, rank), host, rank)
+    voice.beat()  # before the slow imports: the launcher sees the rank at once
+    sys.exit(work(run, plan, job, voice, stop))
+
+
+def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop: process.StopFlag) -> int:
+    """Run the job's stages; the exit code, unless leaving the other ranks ends the process first."""
+    try:
+        from mux.stages import run_stage
+        from mux.stages.context import Context
+        from mux.train.engine import Ranks
+        from mux.train.loop import Stopped
+
+        recipe = Recipe.model_validate(plan.recipe)
+        ranks = Ranks(recipe.cluster.collective_timeout_seconds)
+        voice.gpu = ranks.gpu
+        voice(RankStarted(pid=os.getpid(), device=ranks.device_name, job=job.id))
+        context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop)
+        try:
+            for stage_id in job.stages:
+                if run.stage_result(stage_id).exists():
+                    continue
+                stage = next(stage for stage in recipe.stages if stage.id == stage_id)
+                run_stage(context, stage)
+        except Stopped as stopped:
+            if ranks.first:
+                voice(StopAgreed(stage=voice.stage or "", step=stopped.step))
+        voice.quiet()
+        ranks.leave(0)
+        return 0
+    except Exception as error:  # the last stop of every error: told to the launcher, kept in the log
+        traceback.print_exc()
+        voice(RankFailed(error=f"{type(error).__name__}: {str(error).strip() or 'no message'}"))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for peers that are inside a collective
+
+
+def host_of(job: JobPlan, rank: int) -> str:
+    return next(row["name"] for row in job.ranks() if rank in row["ranks"])
+
+
+if __name__ == "__main__":
+    main()
