@@ -24,12 +24,12 @@ mux.add_typer(runs, name="runs")
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def refusing(heading: str = "") -> Iterator[None]:
     """Print a refusal as one block, without a traceback, and exit 2."""
     try:
         yield
     except Refusal as refusal:
-        print(f"refused, nothing was started:\n{refusal}", file=sys.stderr)
+        print(f"{heading}{refusal}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
 
 
@@ -59,7 +59,7 @@ def launch_run(
 
     Example: mux-launch recipes/quickstart.toml --set stages.pretrain.steps=1600
     """
-    with refusing():
+    with refusing("refused, nothing was started:\n"):
         from launcher import start
 
         request = start.Request(recipe, hostfile, tuple(set_ or ()), run_dir, stages, start.resume_word(resume), fresh)

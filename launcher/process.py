@@ -53,8 +53,13 @@ def remote_command(host: Host, argv: list[str], variables: dict[str, str], direc
 def variables(plan: Plan, host: Host) -> dict[str, str]:
     """What the ranks of a host find in their environment besides what is there already."""
     threads = max(1, (os.cpu_count() or 1) // host.slots) if plan.cluster.device == "cpu" else 4
-    return {"DS_ACCELERATOR": plan.cluster.device, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            "TOKENIZERS_PARALLELISM": "true"}
+    return {
+        "DS_ACCELERATOR": plan.cluster.device,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        # Threads that wait give up their core soon: on a busy machine they would stand in each other's way.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
+        "TOKENIZERS_PARALLELISM": "true",
+    }
 
 
 def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]:

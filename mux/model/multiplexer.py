@@ -34,8 +34,9 @@ class Gaussian(nn.Module):
             self.keys.mul_(self.norm / self.keys.norm(dim=-1, keepdim=True))
 
     def forward(self, embedded_BNLD: Tensor, real_BNL: Tensor) -> Tensor:
-        weights_BNL = real_BNL.to(embedded_BNLD.dtype) / embedded_BNLD.shape[1]
-        return torch.einsum("bnld,nd,bnl->bld", embedded_BNLD, self.keys, weights_BNL)
+        dtype = embedded_BNLD.dtype  # half precision training leaves buffers in fp32
+        weights_BNL = real_BNL.to(dtype) / embedded_BNLD.shape[1]
+        return torch.einsum("bnld,nd,bnl->bld", embedded_BNLD, self.keys.to(dtype), weights_BNL)
 
 
 MULTIPLEXERS = {"gaussian": Gaussian}

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerFast
 
 from mux.data.corpus import Corpus, open_corpus
-from mux.data.tokenizer import open_tokenizer
+from mux.data.tokenizer import fingerprint, open_tokenizer
 from mux.event import Event, StageDone, StageStarted
 from mux.rank import StopFlag, Voice
 from mux.recipe import Recipe
-from mux.run import Plan, RunDirectory, StagePlan, write_json
+from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json
 from mux.train.engine import Ranks
 from mux.train.loop import Stopped
 
@@ -38,15 +38,25 @@ class Context:
         tokenizer = self._together(lambda: open_tokenizer(
             section.source, section.vocabulary, self.recipe.corpus.sources, self.run.cache,
             build=self.ranks.first, progress=self.progress))
+        self._note_data("tokenizer", fingerprint(tokenizer))
         tokenizer.model_max_length = self.recipe.model.max_positions  # saved with the model: pipelines truncate to it
         return tokenizer
 
     @cached_property
     def corpus(self) -> Corpus:
         section, tokenizer = self.recipe.corpus, self.tokenizer
-        return self._together(lambda: open_corpus(
+        corpus = self._together(lambda: open_corpus(
             section.sources, section.sequence_length, tokenizer, self.run.cache,
             build=self.ranks.first, progress=self.progress, N=self.recipe.model.N))
+        self._note_data("corpus", corpus.hash)
+        return corpus
+
+    def _note_data(self, name: str, content_hash: str) -> None:
+        """Put a hash of the data beside the versions in environment.json."""
+        if self.ranks.first:
+            environment = read_json(self.run.environment)
+            environment["data"][name] = content_hash
+            write_json(self.run.environment, environment)
 
     def _together(self, open_data: Callable[[], T]) -> T:
         """What `open_data` gives, unless any rank left it because of a stop: then all of them do."""

@@ -1,0 +1,108 @@
+"""Runs of the real command for tests: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [str(Path(sys.executable).parent / "mux-launch")]
+TINY = "tests/recipes/tiny.toml"
+
+
+class Run:
+    """A run directory and the launches in it."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        self.path = path
+        self.environment = os.environ | {"MUX_CACHE": str(cache), "COLUMNS": "100"}
+
+    def command(self, *options: str, recipe: str = TINY) -> list[str]:
+        return [*COMMAND, recipe, "--plain", "--run-dir", str(self.path), *options]
+
+    def launch(self, *options: str, recipe: str = TINY) -> subprocess.CompletedProcess[str]:
+        """Run to the end."""
+        return subprocess.run(self.command(*options, recipe=recipe), cwd=ROOT, env=self.environment,
+                              capture_output=True, text=True, timeout=300)
+
+    def start(self, *options: str, recipe: str = TINY) -> subprocess.Popen[str]:
+        """Run in the background, with its output in <run>.out."""
+        with open(f"{self.path}.out", "a") as output:
+            return subprocess.Popen(self.command(*options, recipe=recipe), cwd=ROOT, env=self.environment,
+                                    stdout=output, stderr=subprocess.STDOUT, text=True)
+
+    def output(self) -> str:
+        return Path(f"{self.path}.out").read_text()
+
+    def events(self, *kinds: str) -> list[dict]:
+        path = self.path / "events.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if not kinds or event["event"] in kinds]
+
+    def wait_for(self, what: Callable[[dict], bool], process: subprocess.Popen[str], seconds: float = 120) -> dict:
+        """The first event that `what` is true of."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for event in self.events():
+                if what(event):
+                    return event
+            assert process.poll() is None, f"ended with {process.returncode}:\n{self.output()}"
+            time.sleep(0.02)
+        raise AssertionError(f"not seen in {seconds} s:\n{self.output()}")
+
+    def losses(self, stage: str) -> dict[int, tuple]:
+        """step -> (loss, grad norm), the last time the step was done."""
+        return {event["step"]: (event["loss"], event["grad_norm"]) for event in self.events("StepDone")
+                if event["stage"] == stage}
+
+    def results(self) -> dict:
+        return json.loads((self.path / "results.json").read_text())
+
+    def stage(self, name: str) -> dict:
+        return next(stage for stage in self.results()["stages"] if stage["id"] == name)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive whose command line names the run directory."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            if str(self.path) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    def ranks(self) -> list[psutil.Process]:
+        """The rank processes, in rank order."""
+        pids = [event["pid"] for event in sorted(self.events("RankStarted"), key=lambda event: event["rank"])]
+        return [process for pid in pids for process in self.processes() if process.pid == pid]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """One tokenizer and token store for all runs of a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    made = Run(tmp_path / "run", cache)
+    yield made
+    for process in made.processes():
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, cache) -> Run:
+    """The tiny recipe, run to its end once."""
+    made = Run(tmp_path_factory.mktemp("finished") / "run", cache)
+    done = made.launch()
+    assert done.returncode == 0, done.stdout + done.stderr
+    made.printed = done.stdout
+    return made

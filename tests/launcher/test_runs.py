@@ -1,0 +1,244 @@
+"""The main job with real DeepSpeed processes: to its end, stopped, killed, resumed."""
+
+import itertools
+import json
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.processes
+
+ALONE = "tests/recipes/pretrain_alone.toml"
+
+
+def test_every_stage_ends_in_its_result(finished):
+    results = finished.results()
+    assert results["schema"] == 1 and results["name"] == "tiny" and results["status"] == "finished"
+    assert [(stage["id"], stage["status"]) for stage in results["stages"]] == [
+        (name, "done") for name in ("retrieval", "pretrain", "finetune", "ensemble", "throughput")]
+    topic = finished.stage("finetune")["tasks"]["topic"]
+    assert topic["metric"] == "accuracy" and len(topic["tickets"]) == 2 and topic["test_rows"] == 901
+    assert topic["mean"] == pytest.approx(sum(topic["tickets"]) / 2)
+    assert topic["majority"] == pytest.approx(0.212, abs=5e-4)
+    copies = finished.stage("ensemble")["copies"]
+    assert set(copies) == {"1", "2"}
+    assert copies["1"]["tasks"]["topic"]["tickets"] == topic["tickets"]  # the same model, the same tickets
+    rows = finished.stage("throughput")["rows"]
+    assert [row["N"] for row in rows] == [2, 1, 1] and rows[1]["ratio_to_n1"] == 1.0
+    assert all(row["instances_per_second"] > 0 for row in rows)
+
+
+def test_the_events_tell_the_whole_story(finished):
+    events = finished.events()
+    assert events[0]["event"] == "RunStarted" and events[-1]["event"] == "RunFinished"
+    done = [event["stage"] for event in events if event["event"] == "StageDone"]
+    assert done == ["retrieval", "pretrain", "finetune", "ensemble", "throughput"]
+    assert [event["step"] for event in finished.events("StepDone") if event["stage"] == "pretrain"] == list(range(1, 9))
+    assert {(event["job"], event["rank"]) for event in finished.events("RankStarted")} == {(0, 0), (0, 1), (1, 0)}
+    assert {event["rank"] for event in finished.events("Heartbeat")} == {0, 1}
+    assert all(event["v"] == 1 and event["time"] > 1.7e9 for event in events)
+
+
+def test_the_run_directory_is_what_the_readme_says(finished):
+    for name in ("recipe.toml", "plan.json", "environment.json", "events.jsonl", "results.json",
+                 "logs/localhost.0.log", "logs/localhost.1.events.jsonl",
+                 "pretrain/checkpoints/latest", "pretrain/checkpoints/step_00000008/manifest.json",
+                 "retrieval/model/model.safetensors", "finetune/model/config.json", "finetune/model/tokenizer.json",
+                 "finetune/model/README.md"):
+        assert (finished.path / name).is_file(), name
+    assert (finished.path / "pretrain/checkpoints/latest").read_text() == "step_00000008\n"
+    assert len(list((finished.path / "pretrain/checkpoints").glob("step_*"))) == 2  # keep_checkpoints
+    for path in finished.path.rglob("*"):
+        assert path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) == 0, path
+    environment = json.loads((finished.path / "environment.json").read_text())
+    assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert environment["data"]["corpus"] and environment["data"]["tokenizer"]
+
+
+def test_the_final_screen_can_be_followed(finished, tmp_path):
+    """The Python that it prints is run as it stands."""
+    lines = finished.printed.splitlines()
+    code = "\n".join(itertools.takewhile(str.strip, lines[lines.index("import mux.model"):]))
+    assert str(finished.path / "finetune" / "model") in code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = eval(done.stdout)
+    names = finished.stage("finetune")["tasks"]["topic"]["labels"]
+    assert len(answers) == 2 and len(names) == 11 and all(answer["label"] in names for answer in answers)
+
+
+def test_a_finished_run_is_shown_and_never_overwritten(finished):
+    before = (finished.path / "events.jsonl").read_bytes()
+    again = finished.launch()
+    assert again.returncode == 0 and "finished already; --fresh" in again.stdout
+    other = finished.launch("--set", "stages.pretrain.steps=9", "--set", "model.dropout=0.0")
+    assert other.returncode == 2 and "stages.pretrain.steps: was 8 when the run began, is 9 now" in other.stderr
+    assert "model.dropout" in other.stderr and "--fresh" in other.stderr
+    assert (finished.path / "events.jsonl").read_bytes() == before
+
+
+def test_watch_and_runs_show_it(finished):
+    mux = str(Path(sys.executable).parent / "mux")
+    watched = subprocess.run([mux, "watch", "--plain", str(finished.path)], capture_output=True, text=True, timeout=60)
+    assert watched.returncode == 0 and "run finished" in watched.stdout and "pretrain 8/8" in watched.stdout
+    listed = subprocess.run([mux, "runs", "ls", str(finished.path.parent)], capture_output=True, text=True)
+    assert listed.returncode == 0 and "finished" in listed.stdout
+    stopped = subprocess.run([mux, "stop", str(finished.path)], capture_output=True, text=True)
+    assert stopped.returncode == 2 and "not going on" in stopped.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    """Losses of the pre-training stage, by ZeRO stage, of runs that nothing happened to."""
+    from tests.conftest import Run
+
+    def losses(zero_stage: int) -> dict:
+        if zero_stage not in known:
+            made = Run(tmp_path_factory.mktemp("undisturbed") / "run", cache)
+            done = made.launch(f"--set=engine.zero_stage={zero_stage}", recipe=ALONE)
+            assert done.returncode == 0, done.stdout + done.stderr
+            known[zero_stage] = made.losses("pretrain")
+        return known[zero_stage]
+
+    known: dict[int, dict] = {}
+    return losses
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_killed_and_resumed_is_bit_equal(run, undisturbed, zero_stage):
+    """SIGKILL of the launcher in mid-run: no process is left, and the next start goes on with equal losses."""
+    option = f"--set=engine.zero_stage={zero_stage}"
+    process = run.start(option, recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    gone_within(run, 10)
+    again = run.launch(option, recipe=ALONE)
+    assert again.returncode == 0, again.stdout + again.stderr
+    resumed = run.events("StageStarted")[-1]["from_step"]
+    assert resumed >= 3 and f"from step {resumed}" in again.stdout
+    assert run.losses("pretrain") == undisturbed(zero_stage)
+    assert run.events()[-1]["event"] == "RunFinished"
+
+
+def test_zero_stages_agree(undisturbed):
+    first = undisturbed(0)
+    for zero_stage in (1, 2, 3):
+        for step, (loss, norm) in undisturbed(zero_stage).items():
+            assert (loss, norm) == pytest.approx(first[step], rel=2e-5), (zero_stage, step)
+
+
+def test_the_batch_is_the_same_however_it_is_split(run, undisturbed):
+    """One rank with 2 micro-batches against two ranks with one: every token weighs the same."""
+    done = run.launch("--set=cluster.processes=1", "--set=engine.micro_batch=2", "--set=model.dropout=0.0",
+                      recipe=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = {step: loss for step, (loss, _) in run.losses("pretrain").items()}
+    run.path = run.path.with_name("two")
+    done = run.launch("--set=model.dropout=0.0", recipe=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    second = {step: loss for step, (loss, _) in run.losses("pretrain").items()}
+    assert first == pytest.approx(second, rel=1e-5) and len(first) == 8
+
+
+def test_interrupted_saves_and_goes_on(run, undisturbed):
+    process = run.start(recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 2, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75, run.output()
+    assert run.events()[-1]["event"] == "RunStopped" and run.results()["status"] == "stopped"
+    assert not run.processes()
+    stopped_at = run.events("StopAgreed")[-1]["step"]
+    again = run.launch(recipe=ALONE)
+    assert again.returncode == 0 and f"from step {stopped_at}" in again.stdout, again.stdout
+    assert run.losses("pretrain") == undisturbed(1)
+
+
+def test_a_killed_rank_ends_the_run_with_1(run):
+    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "StepDone", process)
+    run.ranks()[1].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=40) == 1, run.output()
+    assert run.events()[-1]["event"] == "RunFailed" and run.events("RunFailed")[-1]["code"] != 0
+    assert run.results()["status"] == "failed"
+    gone_within(run, 1)
+
+
+def test_a_failing_rank_says_why(run):
+    """A token store that was damaged behind the run's back: its file is named, the exit status is 1."""
+    done = run.launch(recipe=ALONE)
+    assert done.returncode == 0
+    store = next(Path(run.environment["MUX_CACHE"]).glob("corpora/*/tokens.bin"))
+    whole = store.read_bytes()
+    try:
+        store.chmod(0o600)
+        store.write_bytes(whole[:-2])
+        failed = run.launch("--fresh", recipe=ALONE)
+    finally:
+        store.write_bytes(whole)
+    assert failed.returncode == 1 and str(store) in failed.stdout
+    assert "damaged" in run.events("RankFailed")[0]["error"]
+
+
+def test_a_second_launch_of_a_run_is_refused(run):
+    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "RunStarted", process)
+    other = run.launch("--set=stages.pretrain.steps=100000", recipe=ALONE)
+    assert other.returncode == 2 and f"process {process.pid} on" in other.stderr
+    fresh = run.launch("--fresh", "--set=stages.pretrain.steps=100000", recipe=ALONE)
+    assert fresh.returncode == 2 and "going on already" in fresh.stderr
+    mux = str(Path(sys.executable).parent / "mux")
+    stopped = subprocess.run([mux, "stop", str(run.path)], capture_output=True, text=True, timeout=100)
+    assert stopped.returncode == 0 and process.wait(timeout=10) == 75, run.output()
+
+
+def test_two_interrupts_end_at_once(run):
+    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "RunStarted", process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130, run.output()
+    gone_within(run, 1)
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly(run, undisturbed):
+    process = run.start(recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 6, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    gone_within(run, 10)
+    newest = max((run.path / "pretrain" / "checkpoints").glob("step_????????"))
+    shard = next(newest.glob("*model_states.pt"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    again = run.launch(recipe=ALONE)
+    assert again.returncode == 0, again.stdout
+    assert f"passing over {newest}" in again.stdout and shard.name in again.stdout
+    assert run.losses("pretrain") == undisturbed(1)
+
+
+def test_bf16_and_activation_checkpointing(run):
+    done = run.launch('--set=engine.precision="bf16"', "--set=engine.activation_checkpointing=true",
+                      "--set=engine.zero_stage=2", recipe=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(run.losses("pretrain")) == 8
+    weights = load_file(run.path / "pretrain/model/model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def gone_within(run, seconds: float) -> None:
+    """No process of the run is alive `seconds` from now."""
+    until = time.monotonic() + seconds
+    while run.processes() and time.monotonic() < until:
+        time.sleep(0.1)
+    left = run.processes()
+    assert not left, [process.pid for process in left]

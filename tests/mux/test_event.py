@@ -1,0 +1,39 @@
+"""Events survive the way to disk and back, and old readers survive new writers."""
+
+import json
+
+from mux.event import Event, EventReader, EventWriter, Notice, StepDone, decode, encode
+
+
+def test_every_kind_comes_back(tmp_path):
+    step = StepDone(stage="pretrain", step=3, steps=8, loss=1.5, host="a", rank=1, time=1.25)
+    assert decode(encode(step)) == step
+    assert {"RunStarted", "StepDone", "Heartbeat", "RunFinished"} <= set(Event.kinds)
+
+
+def test_what_json_has_no_word_for_is_null():
+    line = encode(StepDone(stage="s", step=1, steps=1, loss=float("nan"), grad_norm=float("inf")))
+    assert json.loads(line)["loss"] is None and json.loads(line)["grad_norm"] is None
+
+
+def test_unknown_keys_kinds_versions_and_torn_lines_are_passed_over():
+    line = json.loads(encode(Notice(text="x")))
+    assert decode(json.dumps(line | {"colour": "red"})).text == "x"
+    for bad in (json.dumps(line | {"event": "Later"}), json.dumps(line | {"v": 2}), "{", "[]", "null", ""):
+        assert decode(bad) is None
+
+
+def test_a_reader_takes_whole_lines_only(tmp_path):
+    path = tmp_path / "events.jsonl"
+    reader = EventReader(path)
+    assert list(reader.read()) == []
+    writer = EventWriter(path, host="h", rank=2)
+    writer.write(Notice(text="one\ntwo"))
+    with open(path, "a") as file:
+        file.write('{"v": 1, "time": 1, "event": "Notice", ')
+        file.flush()
+        (first,) = reader.read()
+        assert (first.text, first.host, first.rank) == ("one\ntwo", "h", 2)
+        assert list(reader.read()) == []
+        file.write('"text": "three"}\n')
+    assert [event.text for event in reader.read()] == ["three"]
