@@ -25,6 +25,7 @@ from mux.event import (
     RunStopped,
     StageDone,
     StopAgreed,
+    encode,
 )
 from mux.run import JobPlan, Plan, RunDirectory
 
@@ -58,6 +59,8 @@ class Supervisor:
         started = time.monotonic()
         self.run.stop_request.unlink(missing_ok=True)
         with self._listening(), self.display:
+            for event in self._unheard():
+                self.say(event)
             self.say(self._run_started())
             self.run.write_results("running")
             code = self._jobs(started)
@@ -74,7 +77,7 @@ class Supervisor:
         return FINISHED
 
     def _until_done(self, job: JobPlan) -> int:
-        """Start a job as often as `cluster.max_restarts` allows without progress."""
+        """Start a job as often as `cluster.max_restarts` allows without progress; once, if its input is at fault."""
         failures = 0
         for attempt in range(1, 1_000_000):
             if self._done(job):
@@ -91,7 +94,7 @@ class Supervisor:
                 return FINISHED
             reason = self._reason(outcome, code)
             failures = 1 if outcome.progressed else failures + 1
-            if failures > self.max_restarts:
+            if failures > self.max_restarts or (outcome.failed is not None and outcome.failed.input_at_fault):
                 return self._failed(FAILED, code, reason)
             pause = min(60.0, 2.0**failures)
             self.say(Notice(level="error", text=f"{reason}; starting again in {pause:.0f} s "
@@ -124,6 +127,16 @@ class Supervisor:
         """Readers of what the ranks will say from now on."""
         paths = [self.run.rank_events(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
         return [EventReader(path, path.stat().st_size if path.exists() else 0) for path in paths]
+
+    def _unheard(self) -> list[Event]:
+        """What ranks of an earlier start said after its launcher was killed, in the order of their clocks."""
+        last = {(event.host, event.rank): encode(event) for event in EventReader(self.run.events).read()}
+        unheard: list[Event] = []
+        for path in sorted(self.run.logs.glob("*.events.jsonl")):
+            said = list(EventReader(path).read())
+            merged = [index for index, event in enumerate(said) if encode(event) == last.get((event.host, event.rank))]
+            unheard += said[merged[-1] + 1 :] if merged else said
+        return sorted(unheard, key=lambda event: event.time)
 
     def _listen(self, readers: list[EventReader], outcome: Attempt) -> None:
         for reader in readers:

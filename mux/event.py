@@ -88,6 +88,7 @@ class RankStarted(Event):
 @dataclass(frozen=True, kw_only=True)
 class RankFailed(Event):
     error: str  # one line; the traceback is in the rank's log
+    input_at_fault: bool = False  # another start would fail in the same way
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mux import rank as process
 from mux.event import RankFailed, RankStarted, StopAgreed
-from mux.recipe import Recipe
+from mux.recipe import Recipe, Refusal
 from mux.run import JobPlan, Plan, RunDirectory
 
 
@@ -60,7 +60,10 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         return 0
     except Exception as error:  # the last stop of every error: told to the launcher, kept in the log
         traceback.print_exc()
-        voice(RankFailed(error=f"{type(error).__name__}: {str(error).strip() or 'no message'}"))
+        bad_input = isinstance(error, ValueError | Refusal)
+        message = str(error).strip() or "no message"
+        voice(RankFailed(error=message if bad_input else f"{type(error).__name__}: {message}",
+                         input_at_fault=bad_input))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # without waiting for peers that are inside a collective

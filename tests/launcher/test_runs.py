@@ -116,14 +116,14 @@ def test_killed_and_resumed_is_bit_equal(run, undisturbed, zero_stage):
     """SIGKILL of the launcher in mid-run: no process is left, and the next start goes on with equal losses."""
     option = f"--set=engine.zero_stage={zero_stage}"
     process = run.start(option, recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 3, process)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     gone_within(run, 10)
     again = run.launch(option, recipe=ALONE)
     assert again.returncode == 0, again.stdout + again.stderr
     resumed = run.events("StageStarted")[-1]["from_step"]
-    assert resumed >= 3 and f"from step {resumed}" in again.stdout
+    assert resumed >= 5 and f"from step {resumed}" in again.stdout
     assert run.losses("pretrain") == undisturbed(zero_stage)
     assert run.events()[-1]["event"] == "RunFinished"
 
@@ -132,20 +132,24 @@ def test_zero_stages_agree(undisturbed):
     first = undisturbed(0)
     for zero_stage in (1, 2, 3):
         for step, (loss, norm) in undisturbed(zero_stage).items():
-            assert (loss, norm) == pytest.approx(first[step], rel=2e-5), (zero_stage, step)
+            assert loss == pytest.approx(first[step][0], rel=1e-3), (zero_stage, step)
+            assert step > 3 or (loss, norm) == pytest.approx(first[step], rel=2e-5), (zero_stage, step)
 
 
 def test_the_batch_is_the_same_however_it_is_split(run, undisturbed):
     """One rank with 2 micro-batches against two ranks with one: every token weighs the same."""
-    done = run.launch("--set=cluster.processes=1", "--set=engine.micro_batch=2", "--set=model.dropout=0.0",
-                      recipe=ALONE)
+    no_dropout = ("--set=model.dropout=0.0", "--set=model.attention_dropout=0.0")
+    done = run.launch("--set=cluster.processes=1", "--set=engine.micro_batch=2", *no_dropout, recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
-    first = {step: loss for step, (loss, _) in run.losses("pretrain").items()}
+    first = run.losses("pretrain")
     run.path = run.path.with_name("two")
-    done = run.launch("--set=model.dropout=0.0", recipe=ALONE)
+    done = run.launch(*no_dropout, recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
-    second = {step: loss for step, (loss, _) in run.losses("pretrain").items()}
-    assert first == pytest.approx(second, rel=1e-5) and len(first) == 8
+    second = run.losses("pretrain")
+    assert first[1] == pytest.approx(second[1], rel=1e-6)  # loss and gradient norm, before rounding has added up
+    assert first.keys() == second.keys() == set(range(1, 61))
+    for step in first:
+        assert first[step][0] == pytest.approx(second[step][0], rel=1e-3), step
 
 
 def test_interrupted_saves_and_goes_on(run, undisturbed):
@@ -180,11 +184,12 @@ def test_a_failing_rank_says_why(run):
     try:
         store.chmod(0o600)
         store.write_bytes(whole[:-2])
-        failed = run.launch("--fresh", recipe=ALONE)
+        failed = run.launch("--fresh", "--set=cluster.max_restarts=5", recipe=ALONE)
     finally:
         store.write_bytes(whole)
     assert failed.returncode == 1 and str(store) in failed.stdout
     assert "damaged" in run.events("RankFailed")[0]["error"]
+    assert len(run.events("JobStarted")) == 1  # what is wrong with the input stays wrong: no restart
 
 
 def test_a_second_launch_of_a_run_is_refused(run):
@@ -211,7 +216,7 @@ def test_two_interrupts_end_at_once(run):
 
 def test_a_damaged_checkpoint_is_passed_over_loudly(run, undisturbed):
     process = run.start(recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 6, process)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 10, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     gone_within(run, 10)
@@ -230,7 +235,7 @@ def test_bf16_and_activation_checkpointing(run):
     done = run.launch('--set=engine.precision="bf16"', "--set=engine.activation_checkpointing=true",
                       "--set=engine.zero_stage=2", recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(run.losses("pretrain")) == 8
+    assert len(run.losses("pretrain")) == 60
     weights = load_file(run.path / "pretrain/model/model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
