@@ -40,6 +40,7 @@ class Finding(NamedTuple):
 def findings(recipe: Recipe) -> Iterator[Finding]:
     """Everything that does not hold in a recipe of valid types."""
     yield from _model(recipe)
+    yield from _engine(recipe)
     yield from _sources(recipe)
     yield from _definitions(recipe)
     for index, stage in enumerate(recipe.stages):
@@ -61,6 +62,14 @@ def _model(recipe: Recipe) -> Iterator[Finding]:
         if length > recipe.model.max_positions:
             yield Finding(key, f"{length} is more than model.max_positions = {recipe.model.max_positions}",
                           cause=("model", "max_positions"))
+
+
+def _engine(recipe: Recipe) -> Iterator[Finding]:
+    engine = recipe.engine
+    if engine.precision == "fp16" and engine.zero_stage == 0:
+        # Measured with DeepSpeed 0.19.8: it divides the gradients by a loss scale that it never applied.
+        yield Finding(("engine", "zero_stage"), "fp16 is not trained at ZeRO 0: DeepSpeed does not scale the loss there",
+                      "--set engine.zero_stage=1", ("engine", "precision"))
 
 
 def _sources(recipe: Recipe) -> Iterator[Finding]:

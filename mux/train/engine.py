@@ -116,7 +116,7 @@ class Engine:
             {"params": [p for _, p in trained if p.dim() > 1], "weight_decay": weight_decay},
             {"params": [p for _, p in trained if p.dim() <= 1], "weight_decay": 0.0},  # biases, layer norms
         ]
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=torch.cuda.is_available())
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=get_accelerator().device_name() == "cuda")
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, model_parameters=[p for _, p in trained], config=config)
         self.fp16 = bool(config.get("fp16", {}).get("enabled"))

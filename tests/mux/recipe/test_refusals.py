@@ -130,6 +130,9 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
     [
         ('size = "TINY"', "size = {layers = 2, hidden = 33, heads = 2, intermediate = 64}",
          "x.toml:4: model.size.hidden: 33 is not a multiple of heads = 2\n    32 or 34 would be"),
+        ("[corpus]", '[engine]\nprecision = "fp16"\nzero_stage = 0\n[corpus]',
+         "x.toml:13: engine.zero_stage: fp16 is not trained at ZeRO 0: DeepSpeed does not scale the loss there\n"
+         "    --set engine.zero_stage=1"),
         ("sequence_length = 64", "sequence_length = 1024",
          "x.toml:13: corpus.sequence_length: 1024 is more than model.max_positions = 512"),
         ("N = 2", "N = 2\nmax_positions = 100",

@@ -41,7 +41,7 @@ ranks.leave(0)
 """
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])  # the recipe refuses fp16 at ZeRO 0
 def test_overflow_skips_the_step_and_halves_the_scale(zero_stage):
     environment = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
                                 "MASTER_PORT": str(29_400 + zero_stage), "DS_ACCELERATOR": "cpu"}
