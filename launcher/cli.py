@@ -110,7 +110,9 @@ def stop(run: Annotated[Path, typer.Argument(help="A run directory.", show_defau
     while wait and running(directory):
         time.sleep(0.2)
     if wait:
-        print("stopped; the same mux-launch command goes on from there")
+        status = (read_json(directory.results) or {}).get("status")
+        print("stopped; the same mux-launch command goes on from there" if status == "stopped"
+              else f"the run had ended already: {status}")
 
 
 @runs.command("ls")

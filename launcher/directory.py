@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mux.event import EventReader, RunFinished
-from mux.recipe import Loaded, Problem, Refusal, differences
+from mux.recipe import Loaded, Problem, Refusal, differences, harmless
 from mux.run import Plan, RunDirectory, write_json, write_text
 
 Resume = Literal["auto", "required", "never"]
@@ -24,11 +24,6 @@ State = Literal["new", "unfinished", "finished"]
 
 PACKAGES = ("mux-plm", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "safetensors",
             "numpy", "scikit-learn", "scipy", "pydantic", "rich", "typer")
-
-# Keys that change neither what is trained nor how it is saved: a run may go on with other values.
-HARMLESS = ("cluster.heartbeat_seconds", "cluster.max_restarts", "cluster.min_hosts", "cluster.processes",
-            "cluster.collective_timeout_seconds")
-HARMLESS_ENDS = (".log_every", ".save_every", ".keep_checkpoints")
 
 
 class Lock:
@@ -97,7 +92,7 @@ def refuse_changes(previous: Plan, plan: Plan, where: str) -> None:
     problems = [
         Problem(f"was {json.dumps(old)} when the run began, is {json.dumps(new)} now", key=key, where=where)
         for key, old, new in differences(previous.recipe, plan.recipe)
-        if key not in HARMLESS and not key.endswith(HARMLESS_ENDS)
+        if not harmless(key)
     ]
     before = {stage.id: stage.devices for stage in previous.stages}
     problems += [

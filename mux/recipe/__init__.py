@@ -4,7 +4,7 @@
     loaded.recipe.model.N, loaded.provenance["model.N"]     # 2, "recipes/quickstart.toml:12"
 """
 
-from mux.recipe.digest import differences, digest
+from mux.recipe.digest import differences, digest, harmless
 from mux.recipe.loader import Loaded, load
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.schema import (
@@ -56,5 +56,6 @@ __all__ = [
     "TrainingStage",
     "differences",
     "digest",
+    "harmless",
     "load",
 ]

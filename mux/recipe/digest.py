@@ -19,10 +19,24 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True)
 
 
+# Keys that change neither what is trained nor how it is saved: a run may go on with other values.
+_HARMLESS = ("cluster.collective_timeout_seconds", "cluster.heartbeat_seconds", "cluster.max_restarts",
+             "cluster.min_hosts", "cluster.processes")
+_HARMLESS_ENDS = (".keep_checkpoints", ".log_every", ".save_every")
+
+
+def harmless(key: str) -> bool:
+    """Whether a run may go on with another value of this dotted key."""
+    return key in _HARMLESS or key.endswith(_HARMLESS_ENDS)
+
+
 def digest(recipe: Recipe) -> str:
-    """sha256 of the resolved recipe, the same whatever files, order of keys or `--set` it came from."""
-    text = json.dumps(resolved(recipe), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 of the resolved recipe without its harmless keys, whatever files, order or `--set` it came from."""
+    values = resolved(recipe)
+    decisive = [[dotted(path), value] for path, value in leaves(values).items() if not harmless(dotted(path))]
+    order = [stage["id"] for stage in values["stages"]]
+    text = json.dumps([sorted(decisive, key=lambda row: row[0]), order], separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def leaves(recipe: Mapping[str, Any]) -> dict[Path, Any]:

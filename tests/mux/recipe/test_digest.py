@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mux.recipe import Recipe, differences, digest
+from mux.recipe import Recipe, differences, digest, harmless
 from mux.recipe.digest import leaves, resolved
 
 
@@ -23,6 +23,16 @@ def test_the_digest_is_of_the_values_not_of_the_writing(folder: Any) -> None:
     # an int where a float is asked for is that float
     assert digest(folder.load(folder.changed(), "model.dropout=0").recipe) == (
         digest(folder.load(folder.changed(), "model.dropout=0.0").recipe))
+
+
+def test_harmless_keys_leave_the_digest_alone(folder: Any) -> None:
+    plain = digest(folder.load(folder.changed()).recipe)
+    for change in ("cluster.max_restarts=3", "stages.pretrain.log_every=1", "stages.finetune.save_every=7"):
+        assert digest(folder.load(folder.changed(), change).recipe) == plain, change
+        assert harmless(change.split("=")[0])
+    for change in ("stages.pretrain.seed=1", "engine.zero_stage=2", "cluster.processes=2", "stages.pretrain.batch=64"):
+        same = change.startswith("cluster")  # the number of devices is compared as such
+        assert (digest(folder.load(folder.changed(), change).recipe) == plain) is same, change
 
 
 def test_a_resolved_recipe_is_a_recipe_again(folder: Any) -> None:
