@@ -116,7 +116,8 @@ class Engine:
             {"params": [p for _, p in trained if p.dim() > 1], "weight_decay": weight_decay},
             {"params": [p for _, p in trained if p.dim() <= 1], "weight_decay": 0.0},  # biases, layer norms
         ]
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=get_accelerator().device_name() == "cuda")
+        on_gpu = get_accelerator().device_name() != "cpu"
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=on_gpu)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, model_parameters=[p for _, p in trained], config=config)
         self.fp16 = bool(config.get("fp16", {}).get("enabled"))
