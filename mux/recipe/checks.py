@@ -69,7 +69,8 @@ def _engine(recipe: Recipe) -> Iterator[Finding]:
     if engine.precision == "fp16" and engine.zero_stage == 0:
         # Measured with DeepSpeed 0.19.8: it divides the gradients by a loss scale that it never applied.
         yield Finding(("engine", "zero_stage"),
-                      "fp16 is not trained at ZeRO 0: DeepSpeed does not scale the loss there", "--set engine.zero_stage=1", ("engine", "precision"))
+                      "fp16 is not trained at ZeRO 0: DeepSpeed does not scale the loss there",
+                      "--set engine.zero_stage=1", ("engine", "precision"))
 
 
 def _sources(recipe: Recipe) -> Iterator[Finding]:
