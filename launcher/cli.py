@@ -105,7 +105,7 @@ def stop(run: Annotated[Path, typer.Argument(help="A run directory.", show_defau
         directory = existing(run)
         if not running(directory):
             raise Refusal(Problem("the run is not going on", where=str(run)))
-    directory.stop_request.touch(mode=0o600)
+    directory.ask_to_stop("mux stop")
     print("asked to stop: at its next step the run saves a checkpoint and leaves")
     while wait and running(directory):
         time.sleep(0.2)

@@ -32,15 +32,23 @@ class Lock:
     def __init__(self, run: RunDirectory) -> None:
         """Take the lock. Raises Refusal naming the holder if another launcher has it."""
         self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._taken():
             holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "another launcher"
             os.close(self._file)
             raise Refusal(Problem(f"the run is going on already, under {holder}", where=str(run.path),
-                                  hint=f"mux watch {shown(run)} shows it, mux stop {shown(run)} stops it")) from None
+                                  hint=f"mux watch {shown(run)} shows it, mux stop {shown(run)} stops it"))
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _taken(self) -> bool:
+        """Try for a second: `running` holds the lock for a moment when it looks."""
+        for _ in range(10):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(0.1)
+        return False
 
     def release(self) -> None:
         os.close(self._file)
@@ -120,6 +128,8 @@ def move_aside(run: RunDirectory) -> Path | None:
     if running(run):
         Lock(run)  # refuses, naming the holder
     aside = run.path.with_name(f"{run.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}x")
     run.path.rename(aside)
     return aside
 

@@ -27,7 +27,7 @@ from mux.recipe import (
     files,
 )
 from mux.recipe.wording import listed, shown
-from mux.run import Plan, RunDirectory, read_json
+from mux.run import Plan, RunDirectory, pretrained_model, read_json
 
 PARSED_BYTES = 64_000_000  # a larger file is parsed only so far as its first rows; the workers read the rest
 FIRST_ROWS = 1000
@@ -172,7 +172,7 @@ def _models(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
         if kind == "path" and rest:
             wrong = _no_model(Path(rest))
         elif kind == "run" and rest:
-            wrong = _no_run(Path(rest), stage.kind)
+            wrong = _no_run(Path(rest))
         else:
             continue
         if wrong:
@@ -187,25 +187,20 @@ def _no_model(folder: Path) -> str | None:
     return f"{folder.absolute()} has no {' and no '.join(lacking)}" if lacking else None
 
 
-def _no_run(folder: Path, kind: str) -> str | None:
-    """Why a stage of this kind cannot start from a run: it has made no such model, or it is gone."""
+def _no_run(folder: Path) -> str | None:
+    """Why a stage cannot start from a run: it has pre-trained no model, or it is gone."""
     results = folder / "results.json"
     if not folder.is_dir():
         return f"there is no run directory {folder.absolute()}"
     if not results.is_file():
         return f"{folder.absolute()} has no results.json: no stage of that run has finished"
     try:
-        stages = [stage for stage in read_json(results)["stages"] if stage["status"] == "done"]
-        newest = [stage["model"] for stage in stages if "model" in stage][-1:]
-        tasks = [task for stage in stages for task in stage.get("tasks", {}).values()]
-        finetuned = [task["model"] for task in tasks if "model" in task]
+        model = pretrained_model(read_json(results))
     except (ValueError, OSError, KeyError, TypeError, AttributeError):
         return f"{results.absolute()} cannot be read"
-    takes = {"evaluate": finetuned, "ensemble": finetuned, "throughput": finetuned or newest}
-    models = takes.get(kind, newest)
-    if not models:
-        return f"no finished stage of the run in {folder.absolute()} has a model for a {kind} stage"
-    return next((wrong for model in models if (wrong := _no_model(folder / model))), None)
+    if model is None:
+        return f"no finished stage of the run in {folder.absolute()} has pre-trained a model"
+    return _no_model(folder / model)
 
 
 # --- the place of the run -------------------------------------------------------------------------

@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from mux.run import Host, JobPlan, Plan, RunDirectory
 
 PR_SET_PDEATHSIG = 1
@@ -36,13 +38,21 @@ FORWARDED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAM
 
 def node_command(plan: Plan, job: JobPlan, host_index: int, master: str, port: int | None) -> list[str]:
     """The command that starts a host's ranks. `port` None stands for the one that is chosen at the start."""
-    slots = {host.name: list(range(host.slots)) for host in job.hosts}
+    slots = {host.name: devices(host) for host in job.hosts}
     world = base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
     return [
         sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}",
         f"--node_rank={host_index}", f"--master_addr={master}", f"--master_port={port or 'PORT'}",
         "--log_level=warning", "--no_local_rank", "--module", "mux.worker", plan.directory, str(job.id),
     ]
+
+
+def devices(host: Host) -> list[int] | list[str]:
+    """What the host's ranks see as their devices: of this machine's, those that CUDA_VISIBLE_DEVICES leaves."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if host.local and chosen and chosen != "-1":
+        return chosen.split(",")[: host.slots]
+    return list(range(host.slots))
 
 
 def remote_command(host: Host, argv: list[str], variables: dict[str, str], directory: str) -> list[str]:
@@ -55,7 +65,7 @@ def remote_command(host: Host, argv: list[str], variables: dict[str, str], direc
 
 def variables(plan: Plan, host: Host) -> dict[str, str]:
     """What the ranks of a host find in their environment besides what is there already."""
-    threads = max(1, (os.cpu_count() or 1) // host.slots) if plan.cluster.device == "cpu" else 4
+    threads = max(1, len(os.sched_getaffinity(0)) // host.slots) if plan.cluster.device == "cpu" else 4
     own = {
         "DS_ACCELERATOR": plan.cluster.device,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
@@ -101,6 +111,7 @@ class JobProcesses:
     def __init__(self, plan: Plan, job: JobPlan, run: RunDirectory) -> None:
         """Start them."""
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._most_ranks: dict[int, int] = {}  # by the node's process id: children seen at once
         try:
             for host, argv in zip(job.hosts, host_commands(plan, job, free_port(job)), strict=True):
                 log = run.logs / f"{host.name}.node.log"
@@ -117,6 +128,18 @@ class JobProcesses:
         if failed:
             return failed[0]
         return 0 if all(code == 0 for code in codes) else None
+
+    def ranks_lost(self) -> bool:
+        """Whether a rank on this host is gone while its node's launcher still waits for the others."""
+        for node in self._nodes:
+            try:
+                alive = len(psutil.Process(node.pid).children())
+            except psutil.NoSuchProcess:
+                continue
+            self._most_ranks[node.pid] = max(alive, self._most_ranks.get(node.pid, 0))
+            if alive < self._most_ranks[node.pid]:
+                return True
+        return False
 
     def end(self) -> None:
         """SIGTERM, a moment of grace, SIGKILL: to whole process groups. Nothing is left when this returns."""

@@ -15,6 +15,7 @@ from mux.event import (
     Event,
     EventReader,
     EventWriter,
+    Heartbeat,
     JobEnded,
     JobStarted,
     Notice,
@@ -32,6 +33,7 @@ from mux.run import JobPlan, Plan, RunDirectory
 FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 75, 130
 LOOK_SECONDS = 0.1
 LAST_WORDS_SECONDS = 10.0  # for the other ranks to end after one has failed
+BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
 
 
 @dataclass
@@ -39,10 +41,11 @@ class Attempt:
     """What became known of one start of a job."""
 
     stopped: StopAgreed | None = None
-    failed: RankFailed | None = None
-    failed_at: float = 0.0
+    failures: list[RankFailed] = field(default_factory=list)
+    failing_since: float | None = None  # a rank has failed or is gone
     progressed: bool = False  # a checkpoint was saved or a stage done
     seen: dict[tuple[str, int], float] = field(default_factory=dict)  # (host, rank) -> when it last said anything
+    beats: dict[tuple[str, int], float] = field(default_factory=dict)  # ... -> when a heartbeat was last passed on
     reported: set[tuple[str, int]] = field(default_factory=set)  # silent ranks that a notice has named
 
 
@@ -92,9 +95,12 @@ class Supervisor:
                 return self._stopped(f"{outcome.stopped.stage}{step}")
             if self._done(job):
                 return FINISHED
+            if not self._stop_asked():
+                # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
+                self.run.stop_request.unlink(missing_ok=True)
             reason = self._reason(outcome, code)
             failures = 1 if outcome.progressed else failures + 1
-            if failures > self.max_restarts or (outcome.failed is not None and outcome.failed.input_at_fault):
+            if failures > self.max_restarts or any(failed.input_at_fault for failed in outcome.failures):
                 return self._failed(FAILED, code, reason)
             pause = min(60.0, 2.0**failures)
             self.say(Notice(level="error", text=f"{reason}; starting again in {pause:.0f} s "
@@ -114,7 +120,9 @@ class Supervisor:
                 self.display.tick(time.time())
                 if len(self.asked) > 1 and "SIGINT" in self.asked[1:]:
                     processes.kill()
-                if outcome.failed and time.monotonic() - outcome.failed_at > LAST_WORDS_SECONDS:
+                if outcome.failing_since is None and (outcome.failures or processes.ranks_lost()):
+                    outcome.failing_since = time.monotonic()
+                if outcome.failing_since and time.monotonic() - outcome.failing_since > LAST_WORDS_SECONDS:
                     processes.end()
                 time.sleep(LOOK_SECONDS)
         finally:
@@ -141,21 +149,30 @@ class Supervisor:
     def _listen(self, readers: list[EventReader], outcome: Attempt) -> None:
         for reader in readers:
             for event in reader.read():
-                self.say(event)
                 if event.host is not None and event.rank is not None:
                     # Age by our own clock: the hosts' clocks need not agree.
                     outcome.seen[event.host, event.rank] = time.monotonic()
                     outcome.reported.discard((event.host, event.rank))
+                if not (isinstance(event, Heartbeat) and self._heard_lately(event, outcome, len(readers))):
+                    self.say(event)
                 match event:
                     case StopAgreed():
                         outcome.stopped = event
-                    case RankFailed() if outcome.failed is None:
-                        outcome.failed, outcome.failed_at = event, time.monotonic()
+                    case RankFailed():
+                        outcome.failures.append(event)
                     case StageDone():
                         outcome.progressed = True
                         self.run.write_results("running")
                     case CheckpointSaved():
                         outcome.progressed = True
+
+    def _heard_lately(self, beat: Heartbeat, outcome: Attempt, ranks: int) -> bool:
+        """Thin out heartbeats: however many ranks there are, the log grows by a few of them a second."""
+        who, now = (beat.host or "", beat.rank or 0), time.monotonic()
+        if now - outcome.beats.get(who, float("-inf")) < ranks * BEAT_SECONDS_PER_RANK:
+            return True
+        outcome.beats[who] = now
+        return False
 
     def _name_silent(self, outcome: Attempt) -> None:
         for (host, rank), seen in outcome.seen.items():
@@ -165,8 +182,9 @@ class Supervisor:
                 self.say(Notice(level="warning", text=f"rank {rank} on {host} has been silent for {silent:.0f} s"))
 
     def _reason(self, outcome: Attempt, code: int) -> str:
-        if outcome.failed is not None:
-            failed = outcome.failed
+        if outcome.failures:
+            # The first to fail, and among those the one that knows why: the others only lost their peer.
+            failed = min(outcome.failures, key=lambda event: (not event.input_at_fault, event.time))
             return (f"rank {failed.rank} on {failed.host}: {failed.error} "
                     f"(see {self.run.rank_log(failed.host or '', failed.rank or 0)})")
         if code == 0:
@@ -202,7 +220,7 @@ class Supervisor:
         self.display.show(event)
 
     def _stop_asked(self) -> bool:
-        return bool(self.asked) or self.run.stop_request.exists()
+        return bool(self.asked) or self.run.stop_asked()
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -223,7 +241,7 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked.append(signal.Signals(number).name)
-        self.run.stop_request.touch(mode=0o600)
+        self.run.ask_to_stop(f"launcher: {self.asked[-1]}")
 
 
 def signal_name(code: int) -> str:

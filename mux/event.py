@@ -232,7 +232,10 @@ class EventWriter:
 
     def __init__(self, path: Path, host: str | None = None, rank: int | None = None) -> None:
         self.host, self.rank = host, rank
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a killed writer's last line stays a line of its own
+            os.write(self._file, b"\n")
 
     def write(self, event: Event) -> None:
         if event.host is None and self.host is not None:

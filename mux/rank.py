@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from mux.event import Event, EventWriter, Heartbeat, Progress
+from mux.event import Event, EventWriter, Heartbeat, Progress, StageStarted
+from mux.run import FROM_A_RANK, write_text
 
 PR_SET_PDEATHSIG = 1
 HEARTBEAT_SECONDS = 2.0
@@ -51,7 +53,8 @@ class StopFlag:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._asked = True
-        self._request.touch(mode=0o600)  # so that the other ranks learn of it wherever they are
+        # So that the other ranks learn of it wherever they are; the launcher wants to know that it came from a rank.
+        write_text(self._request, f"{FROM_A_RANK}: {signal.Signals(number).name}\n")
 
     def __call__(self) -> bool:
         if not self._asked and time.monotonic() >= self._next_look:
@@ -68,7 +71,7 @@ class Voice:
         self.gpu: Callable[[], tuple[int | None, float | None]] = lambda: (None, None)  # bytes in use, use 0..1
         self._process = psutil.Process()
         self.stage: str | None = None
-        self._step = 0
+        self.step = 0  # where the main thread is, for the heartbeat
         self._next_progress = 0.0
         self._quiet = threading.Event()
 
@@ -77,9 +80,10 @@ class Voice:
         self._writer.write(event)
 
     def follow(self, event: Event) -> None:
-        """Note for the heartbeat where this rank is, without a word of its own."""
+        """Note which stage this rank is in, without a word of its own."""
         self.stage = getattr(event, "stage", None) or self.stage
-        self._step = getattr(event, "step", None) or self._step
+        if isinstance(event, StageStarted):
+            self.step = event.from_step
 
     def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
         """Long work that is not optimizer steps; thinned out, the last one always kept."""
@@ -94,9 +98,10 @@ class Voice:
 
     def _beat(self) -> None:
         while not self._quiet.wait(HEARTBEAT_SECONDS):
-            memory, use = self.gpu()
-            self._writer.write(Heartbeat(stage=self.stage, step=self._step, gpu_memory_bytes=memory, gpu_use=use,
-                                         memory_bytes=self._process.memory_info().rss))
+            with suppress(OSError, RuntimeError):  # a full disk or a driver's hiccup must not silence a living rank
+                memory, use = self.gpu()
+                self._writer.write(Heartbeat(stage=self.stage, step=self.step, gpu_memory_bytes=memory, gpu_use=use,
+                                             memory_bytes=self._process.memory_info().rss))
 
     def quiet(self) -> None:
         self._quiet.set()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA = 1
+FROM_A_RANK = "rank"  # how the text of a stop request begins if a rank was sent a signal
 
 
 class Part(BaseModel):
@@ -140,6 +141,16 @@ class RunDirectory:
     def rank_events(self, host: str, rank: int) -> Path:
         return self.logs / f"{host}.{rank}.events.jsonl"
 
+    def ask_to_stop(self, who: str) -> None:
+        write_text(self.stop_request, f"{who}\n")
+
+    def stop_asked(self) -> bool:
+        """Whether anyone but a rank has asked for a stop."""
+        try:
+            return not self.stop_request.read_text().startswith(FROM_A_RANK)
+        except FileNotFoundError:
+            return False
+
     def create(self) -> None:
         """Make the directory and its logs folder, readable by their owner alone, whatever the umask."""
         for folder in (self.path, self.logs):
@@ -166,6 +177,13 @@ class RunDirectory:
         results = {"schema": SCHEMA, "name": plan.name, "status": status, "stages": stages}
         write_json(self.results, results)
         return results
+
+
+def pretrained_model(results: dict[str, Any]) -> str | None:
+    """The model of the last stage that pre-trained one, as results.json names it."""
+    models = [stage["model"] for stage in results.get("stages", ())
+              if stage["kind"] in ("retrieval", "pretrain") and stage["status"] == "done"]
+    return models[-1] if models else None
 
 
 def write_text(path: Path, text: str) -> None:

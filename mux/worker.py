@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from mux import rank as process
@@ -48,7 +49,7 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop)
         try:
             for stage_id in job.stages:
-                if run.stage_result(stage_id).exists():
+                if ranks.from_first(run.stage_result(stage_id).exists()):
                     continue
                 stage = next(stage for stage in recipe.stages if stage.id == stage_id)
                 run_stage(context, stage)
@@ -62,10 +63,11 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         traceback.print_exc()
         bad_input = isinstance(error, ValueError | Refusal)
         message = str(error).strip() or "no message"
-        voice(RankFailed(error=message if bad_input else f"{type(error).__name__}: {message}",
-                         input_at_fault=bad_input))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # a full disk may be what failed
+            voice(RankFailed(error=message if bad_input else f"{type(error).__name__}: {message}",
+                             input_at_fault=bad_input))
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(1)  # without waiting for peers that are inside a collective
 
 

@@ -15,7 +15,7 @@ ALLOWED = {
     "mux.event": (),
     "mux.run": (),
     "mux.size": (),
-    "mux.rank": ("mux.event",),
+    "mux.rank": ("mux.event", "mux.run"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
     "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model"),

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BertModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from mux.model.config import MuxConfig
 from mux.model.demultiplexer import DEMULTIPLEXERS
 from mux.model.multiplexer import MULTIPLEXERS
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -124,6 +126,9 @@ class MuxModel(MuxPreTrainedModel):
         missing = -rows % self.N
         if missing == 0:
             return input_ids, *others
+        if rows < self.N:
+            logger.warning_once(f"{rows} of {self.N} rows: each pass encodes fillers beside them. Send batches that "
+                                f"are multiples of {self.N}, as mux.model.pipeline does.")
         if filler_rows is None:
             filler_rows = torch.arange(missing) % rows
         elif len(filler_rows) != missing:

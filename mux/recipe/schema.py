@@ -123,7 +123,6 @@ class StageSection(Section):
     from_: Text | None = Field(None, alias="from")  # stage id | run:PATH | path:DIR; None: the stage before
 
     everywhere: ClassVar[bool] = False  # True: takes every device of the cluster; False: one device
-    trains: ClassVar[bool] = False
 
 
 class TrainingStage(StageSection):
@@ -134,18 +133,16 @@ class TrainingStage(StageSection):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     adam_epsilon: Positive = 1e-6
-    seed: Natural = 0
     log_every: Count = 10
     save_every: Count = 10_000
     keep_checkpoints: Count = 2
-
-    trains: ClassVar[bool] = True
 
 
 class RetrievalStage(TrainingStage):
     """Prime the multiplexer: decode the input tokens of the group (paper section 3, stage 1)."""
 
     kind: Literal["retrieval"]
+    seed: Natural = 0
     steps: Count = 10_000
     warmup_steps: Natural = 0
 
@@ -156,6 +153,7 @@ class PretrainStage(TrainingStage):
     """Masked language modelling; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (Table 12)."""
 
     kind: Literal["pretrain"]
+    seed: Natural = 0
     steps: Count = 1_000_000
     warmup_steps: Natural = 10_000
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15

@@ -91,6 +91,10 @@ class Context:
         else:
             self.voice.follow(event)
 
+    def moved(self, step: int) -> None:
+        """Note for the heartbeat which step this rank is at."""
+        self.voice.step = step
+
     def start(self, plan: StagePlan, steps: int | None = None, from_step: int = 0) -> None:
         self.say(StageStarted(stage=plan.id, kind=plan.kind, steps=steps, from_step=from_step))
 

@@ -1,4 +1,4 @@
-"""Evaluate the fine-tuned models of an earlier stage again: other tickets, or models from elsewhere."""
+"""Evaluate the fine-tuned models of an earlier stage again, over as many tickets as one likes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 from mux.recipe import EvaluateStage
 from mux.stages.context import Context
-from mux.stages.ensemble import evaluate_tasks
+from mux.stages.evaluation import evaluate_tasks
 
 
 def run(context: Context, stage: EvaluateStage) -> None:

@@ -5,6 +5,7 @@ G groups, N slots, C classes.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -17,8 +18,12 @@ from torch import nn
 
 from mux.data.grouping import compose
 from mux.data.metrics import METRICS, majority
-from mux.data.tasks import Encoded, Examples
-from mux.recipe import TaskDefinition
+from mux.data.tasks import Encoded, Examples, Task, encode, load_task
+from mux.event import Evaluated
+from mux.model import MuxForSequenceClassification
+from mux.recipe import TASKS, FinetuneStage, TaskDefinition
+from mux.stages.context import Context
+from mux.stages.model_folder import load_model, source_folder, task_config
 
 BATCH_GROUPS = 64
 
@@ -73,6 +78,35 @@ class Evaluation:
             collected.append(model(**batch).logits.float().cpu())
             seconds += time.perf_counter() - started
         return composition.average(torch.cat(collected).numpy()), seconds
+
+
+def definition_of(context: Context, name: str) -> TaskDefinition:
+    return context.recipe.tasks.define.get(name) or TASKS[name]
+
+
+def evaluation_of(context: Context, task: Task, sequence_length: int) -> Evaluation:
+    encoded = encode(task.test, context.tokenizer, sequence_length)
+    return Evaluation(task.definition, task.test, encoded, task.train)
+
+
+def evaluate_tasks(context: Context, stage_id: str, tickets: int, copies: int) -> dict[str, Any]:
+    """The scores of every model of the fine-tuning stage that this stage's source names, by task."""
+    source = context.plan.stage(stage_id).source
+    tuned = next(stage for stage in context.recipe.stages if stage.id == source)
+    assert source is not None and isinstance(tuned, FinetuneStage)
+    scores = {}
+    for name in tuned.tasks:
+        task = load_task(name, definition_of(context, name))
+        model = load_model(MuxForSequenceClassification, source_folder(context, source, name),
+                           task_config(context, task))
+        nn.Module.to(model, context.ranks.device)
+        what = f"evaluating {name}, {copies} {'copy' if copies == 1 else 'copies'}"
+        scores[name] = evaluation_of(context, task, tuned.sequence_length).over_tickets(
+            model, context.recipe.model.N, tickets, copies, context.ranks.device,
+            functools.partial(context.progress, what))
+        context.say(Evaluated(stage=stage_id, task=name, metric=scores[name]["metric"], mean=scores[name]["mean"],
+                              std=scores[name]["std"], majority=scores[name]["majority"], copies=copies))
+    return scores
 
 
 def summary(scores: list[float]) -> dict[str, float]:

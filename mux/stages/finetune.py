@@ -9,6 +9,7 @@ import functools
 import shutil
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,13 @@ import torch
 from mux.data.batches import Share, TaskBatches
 from mux.data.tasks import Task, encode, load_task
 from mux.event import Evaluated, ModelSaved
-from mux.model import MuxConfig, MuxForSequenceClassification
-from mux.recipe import TASKS, FinetuneStage, TaskDefinition
+from mux.model import MuxForSequenceClassification
+from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, read_json, write_json
 from mux.stages.context import Context
-from mux.stages.evaluation import Evaluation
-from mux.stages.model_folder import config_of, load_model, save_model, source_folder
-from mux.stages.pretrain import identity, resume
+from mux.stages.evaluation import definition_of, evaluation_of
+from mux.stages.model_folder import load_model, save_model, source_folder, task_config
+from mux.stages.training import identity, resume
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
@@ -36,15 +37,6 @@ def run(context: Context, stage: FinetuneStage) -> None:
     tasks = {name: run_task(context, stage, name) for name in stage.tasks}
     alone = {"model": next(iter(tasks.values()))["model"]} if len(tasks) == 1 else {}
     context.finish(stage.id, {"tasks": tasks} | alone, started)
-
-
-def definition_of(context: Context, name: str) -> TaskDefinition:
-    return context.recipe.tasks.define.get(name) or TASKS[name]
-
-
-def evaluation_of(context: Context, task: Task, sequence_length: int) -> Evaluation:
-    encoded = encode(task.test, context.tokenizer, sequence_length)
-    return Evaluation(task.definition, task.test, encoded, task.train)
 
 
 def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any]:
@@ -83,7 +75,7 @@ def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, 
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(folder / name / "checkpoints", context.ranks,
                               identity(context, f"{stage.id}/{task.name}/{name}"), stage.keep_checkpoints)
-    first_step = resume(context, checkpoints, engine, plan, steps)
+    position = resume(context, checkpoints, engine, plan, steps)
     batches = TaskBatches(
         encode(task.train, context.tokenizer, stage.sequence_length), task.content_hash, N, seed,
         Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch))
@@ -92,13 +84,13 @@ def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, 
                  objective=SequenceObjective(task.definition.regression),
                  schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
                  groups=point.batch, N=N, seed=seed, log_every=stage.log_every, save_every=stage.save_every),
-        engine, context.ranks, checkpoints, first_step, context.say, context.stop)
+        engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
     result: dict[str, Any] = {"steps": steps} | evaluation_of(context, task, stage.sequence_length).over_tickets(
         engine.model, N, stage.tickets, 1, context.ranks.device,
         functools.partial(context.progress, f"evaluating {task.name}"))
     if last is not None:
         result |= {"training_loss": last.loss, "training_instances_per_second": last.instances_per_second}
-    save_model(context, engine, stage.id, folder / name / "model")
+    save_model(context, engine, folder / name / "model", stage.id, kept_model(context, stage, task.name))
     engine.close()
     write_json(folder / f"{name}.json", result)
     shutil.rmtree(checkpoints.folder)  # a finished point is never gone on with
@@ -124,20 +116,16 @@ def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int
     return model
 
 
-def task_config(context: Context, task: Task) -> MuxConfig:
-    """The recipe's model with a head for the task: its classes by name, or one output for a regression."""
-    if not task.labels:
-        return config_of(context.recipe.model, context.tokenizer, num_labels=1)
-    names = dict(enumerate(task.labels))
-    return config_of(context.recipe.model, context.tokenizer, id2label=names,
-                     label2id={name: index for index, name in names.items()})
+def kept_model(context: Context, stage: FinetuneStage, task: str) -> Path:
+    """Where the task's model stays."""
+    return context.run.model(stage.id, task if len(stage.tasks) > 1 else None)
 
 
 def keep_model(context: Context, stage: FinetuneStage, task: str, point: Point, seed: int) -> str:
     """Put the chosen point's model where the task's model belongs, and let the others go; its path inside the run."""
     points = context.run.stage(stage.id) / task / "points"
     chosen = points / training_name(point, seed) / "model"
-    kept = context.run.model(stage.id, task if len(stage.tasks) > 1 else None)
+    kept = kept_model(context, stage, task)
     if chosen.exists():  # else an earlier start has put it there
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mux.data.tasks import Task
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification
 from mux.recipe import ModelSection
-from mux.run import read_json
+from mux.run import pretrained_model, read_json, write_json
 from mux.stages.context import Context
 from mux.train.engine import Engine
 
@@ -53,6 +54,15 @@ def config_of(section: ModelSection, tokenizer: PreTrainedTokenizerFast, **field
         max_position_embeddings=section.max_positions, **fields)
 
 
+def task_config(context: Context, task: Task) -> MuxConfig:
+    """The recipe's model with a head for the task: its classes by name, or one output for a regression."""
+    if not task.labels:
+        return config_of(context.recipe.model, context.tokenizer, num_labels=1)
+    names = dict(enumerate(task.labels))
+    return config_of(context.recipe.model, context.tokenizer, id2label=names,
+                     label2id={name: index for index, name in names.items()})
+
+
 def source_folder(context: Context, source: str, task: str | None = None) -> Path:
     """The model folder that a plan's `source` names: a stage id, "run:PATH" or "path:DIR"."""
     if source.startswith("path:"):
@@ -68,12 +78,13 @@ def source_folder(context: Context, source: str, task: str | None = None) -> Pat
 
 def newest_model(run: Path) -> Path:
     """The model of the last stage of a finished run that pre-trained one."""
-    results = read_json(run / "results.json")
-    models = [stage["model"] for stage in (results or {}).get("stages", []) if "model" in stage]
-    if not models:
+    model = pretrained_model(read_json(run / "results.json") or {})
+    if model is None:
         raise ValueError(f"{run} has no pre-trained model yet: its results.json names none")
-    return run / models[-1]
+    return run / model
 
+
+NEW = ("classifier.", "pooler.")  # what a task adds to a pre-trained model
 
 Model = TypeVar("Model", MuxForPreTraining, MuxForSequenceClassification)
 
@@ -88,17 +99,21 @@ def load_model(kind: type[Model], folder: Path, config: MuxConfig) -> Model:
                 "num_attention_heads", "demultiplexer_layers", "max_position_embeddings"):
         if stored.get(key) != getattr(config, key):
             raise ValueError(f"{folder} has {key} = {stored.get(key)}, this recipe asks for {getattr(config, key)}")
-    return kind.from_pretrained(folder, config=config)
+    loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
+    model, info = loaded
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(NEW)):
+        raise ValueError(f"{folder} lacks {len(missing)} weights of this model, {missing[0]} among them")
+    return model
 
 
-def save_model(context: Context, engine: Engine, stage_id: str, folder: Path) -> None:
-    """Write the engine's weights as a model folder; all ranks must call it."""
+def save_model(context: Context, engine: Engine, folder: Path, stage_id: str, home: Path) -> None:
+    """Write the engine's weights to `folder`; all ranks must call it. `home` is where the folder will stay."""
     weights = engine.whole_weights()
     if context.ranks.first:
         model = engine.model
         assert isinstance(model, PreTrainedModel)
         card = CARD.format(name=context.plan.name, N=model.config.num_instances, stage=stage_id, run=context.plan.name,
-                           folder=folder, auto=AUTO_CLASSES[type(model)])
+                           folder=home, auto=AUTO_CLASSES[type(model)])
         write_folder(folder, model, weights, context.tokenizer, card)
     context.ranks.barrier()
 
@@ -110,6 +125,9 @@ def write_folder(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     model.save_pretrained(part, state_dict=weights)
+    # The weights are the fp32 masters, whatever precision the module was trained in.
+    config = json.loads((part / "config.json").read_text())
+    write_json(part / "config.json", config | {"dtype": "float32"})
     tokenizer.save_pretrained(part)
     (part / "README.md").write_text(card)
     shutil.rmtree(folder, ignore_errors=True)

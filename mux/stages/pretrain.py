@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from mux.data.batches import CorpusBatches, Share, TextQuestions
-from mux.event import ModelSaved, Notice
+from mux.event import ModelSaved
 from mux.model import MuxForPreTraining
 from mux.recipe import PretrainStage, RetrievalStage
 from mux.run import StagePlan
 from mux.stages.context import Context
 from mux.stages.model_folder import config_of, load_model, save_model, source_folder
-from mux.train.checkpoint import Checkpoints, Identity
+from mux.stages.training import identity, resume
+from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
 from mux.train.objective import PretrainObjective
@@ -47,14 +48,14 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
                               stage.keep_checkpoints)
-    first_step = resume(context, checkpoints, engine, plan, stage.steps)
+    position = resume(context, checkpoints, engine, plan, stage.steps)
     last = train(
         Training(stage=stage.id, steps=stage.steps, batches=CorpusBatches(corpus, questions, N, stage.seed, share),
                  objective=objective, schedule=Schedule(stage.learning_rate, stage.warmup_steps, stage.steps),
                  groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
-        engine, context.ranks, checkpoints, first_step, context.say, context.stop)
+        engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
     folder = context.run.model(stage.id)
-    save_model(context, engine, stage.id, folder)
+    save_model(context, engine, folder, stage.id, folder)
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
     result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
     result |= held_out(context, engine, objective, questions, plan.micro_batch)
@@ -77,22 +78,6 @@ def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan
     if context.recipe.engine.activation_checkpointing:
         model.gradient_checkpointing_enable()
     return model
-
-
-def identity(context: Context, training: str) -> Identity:
-    """What a checkpoint of this run must agree with to be gone on from."""
-    engine = context.recipe.engine
-    return Identity(recipe_digest=context.plan.recipe_digest, stage=training, world_size=context.ranks.size,
-                    zero_stage=engine.zero_stage, precision=engine.precision)
-
-
-def resume(context: Context, checkpoints: Checkpoints, engine: Engine, plan: StagePlan, steps: int) -> int:
-    """Load the newest valid checkpoint, if there is one; the number of steps already done."""
-    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=plan.id)))
-    if manifest is None:
-        return 0
-    context.start(plan, steps, manifest["step"])
-    return int(manifest["step"])
 
 
 @torch.no_grad()

@@ -85,7 +85,8 @@ class Checkpoints:
 
     def _hash_share(self, part: Path) -> dict[str, dict[str, Any]]:
         """fsync and hash every shard, the work divided over the ranks; all ranks get all entries."""
-        names = sorted(path.name for path in part.iterdir())
+        # Rank 0's list: a shared disk may show its newest files to each host at another time.
+        names = self.ranks.from_first(sorted(path.name for path in part.iterdir()))
         mine = {}
         for name in names[self.ranks.rank :: self.ranks.size]:
             with open(part / name, "rb+") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ class Ranks:
         timeout = timedelta(seconds=timeout_seconds)
         # ZeRO makes sub-groups of its own, which take this default and not init_distributed's argument.
         dist.distributed_c10d.default_pg_timeout = timeout
+        dist.distributed_c10d.default_pg_nccl_timeout = timeout
         on_cpu = get_accelerator().device_name() == "cpu"
         if on_cpu:
             # Else every start compiles a shared-memory op for a minute, hangs on a stale lock and leaks /dev/shm.
@@ -129,11 +131,14 @@ class Engine:
         """Add this micro-batch's gradients. `loss` counts 1 / accumulation, and its mean over ranks is taken."""
         self._engine.backward(loss)
 
-    def step(self, learning_rate: float) -> Step:
-        """Update the weights if this was the step's last micro-batch (else only count it)."""
+    def step(self, learning_rate: float) -> Step | None:
+        """Update the weights if this was the step's last micro-batch; else only count it (None)."""
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return None
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._stage_0_norm() if self._engine.is_gradient_accumulation_boundary() else None
+        norm = self._stage_0_norm()
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         scale = self._engine.optimizer.loss_scale if self.fp16 else None
@@ -164,9 +169,12 @@ class Engine:
         """
         first = dist.get_rank() == 0
         copies: dict[int, Tensor] = {}
+        masters = self._stage_0_masters()
         for parameter in self.model.parameters():
-            whole = deepspeed.utils.safe_get_full_fp32_param(parameter)  # the fp32 master copy, where there is one
+            whole = masters.get(id(parameter))
             if whole is None:
+                whole = deepspeed.utils.safe_get_full_fp32_param(parameter)
+            if whole is None:  # trained in fp32, or not trained at all
                 whole = self._gathered(parameter)
             if first:
                 copies[id(parameter)] = whole.detach().float().cpu().clone()
@@ -178,10 +186,23 @@ class Engine:
                    for name, b in self.model.named_buffers() if name in persistent}
         return named | buffers
 
+    def _stage_0_masters(self) -> dict[int, Tensor]:
+        """The fp32 copies of half-precision parameters at ZeRO 0, by the parameter's id."""
+        optimizer = self._engine.optimizer
+        groups = zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True)
+        if self._engine.zero_optimization_stage() != 0:
+            return {}
+        return {id(half): full for halves, fulls in groups for half, full in zip(halves, fulls, strict=True)}
+
     @staticmethod
     def _gathered(parameter: nn.Parameter) -> Tensor:
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             return parameter.detach().clone()
 
     def close(self) -> None:
+        """Let go of the weights and the optimizer's state, so that the next engine has their room."""
         self._engine.destroy()
+        del self._engine, self.forward, self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

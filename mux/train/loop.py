@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mux.event import CheckpointSaved, Event, StepDone
+from mux.event import CheckpointSaved, Event, StepDone, encode
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine, Ranks, Step
 from mux.train.objective import Batch, Objective
@@ -61,20 +61,31 @@ class Interval:
     count: dict[str, float] = field(default_factory=dict)  # over all ranks
 
 
-def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, first_step: int,
-          log: Callable[[Event], None], stop_requested: Callable[[], bool]) -> StepDone | None:
-    """Run from `first_step` to the end; returns the last StepDone (None if no step was left to do).
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands: at its beginning, or where a checkpoint left it."""
+
+    step: int = 0
+    last: StepDone | None = None
+
+
+def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, position: Position,
+          log: Callable[[Event], None], stop_requested: Callable[[], bool],
+          moved: Callable[[int], None]) -> StepDone | None:
+    """Run from `position` to the end; returns the last StepDone. `moved` is told each step as it begins.
 
     All ranks agree on a stop at the same step, save one checkpoint and raise Stopped. Raises FloatingPointError if the
-    loss is not finite (fp16: only the loss scaler may skip steps for a while).
+    loss is not finite, before such weights are saved (fp16: only the loss scaler may skip steps for a while).
     """
     engine.model.train()
-    interval, last, saved_at = Interval(), None, first_step if first_step > 0 else None
+    interval, first_step, last = Interval(), position.step, position.last
+    saved_at = first_step if first_step > 0 else None
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
         ahead = loader.submit(training.batches, first_step) if first_step < training.steps else None
         for step in range(first_step, training.steps):
             waited = time.monotonic()
             assert ahead is not None
+            moved(step)
             micro_batches = ahead.result()
             ahead = loader.submit(training.batches, step + 1) if step + 1 < training.steps else None
             interval.data += time.monotonic() - waited
@@ -82,19 +93,22 @@ def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpo
             stop, totals = agree(training.objective, micro_batches, ranks, stop_requested())
             if stop:
                 if step != saved_at:
-                    save(checkpoints, engine, training, step, log)
+                    refuse_nan(training, engine, ranks, interval, step)
+                    save(checkpoints, engine, training, step, last, log)
                 raise Stopped(step)
             outcome = optimizer_step(training, engine, ranks, micro_batches, totals, step, interval)
 
             done = step + 1
-            if done % training.log_every == 0 or done == training.steps:
+            saving = done % training.save_every == 0 or done == training.steps
+            logging = done % training.log_every == 0 or done == training.steps
+            if saving or logging:
+                refuse_nan(training, engine, ranks, interval, done)
+            if logging:
                 last = report(training, ranks, interval, outcome, done)
                 log(last)
-                if not math.isfinite(last.loss) and not engine.fp16:
-                    raise FloatingPointError(f"{training.stage}: the loss is {last.loss} at step {done}")
                 interval = Interval()
-            if done % training.save_every == 0 or done == training.steps:
-                interval.save += save(checkpoints, engine, training, done, log)
+            if saving:
+                interval.save += save(checkpoints, engine, training, done, last, log)
                 saved_at = done
     return last
 
@@ -115,6 +129,7 @@ def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batch
     torch.manual_seed(seed_of(training.seed, training.stage, training.task, step, ranks.rank))  # dropout
     outcome = None
     for batch in micro_batches:
+        interval.tokens += int(batch["attention_mask"].sum())  # padding is no token
         batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
         parts = training.objective(engine.forward, batch)
         loss = torch.zeros((), device=ranks.device)
@@ -125,12 +140,18 @@ def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batch
             add(interval.correct, name, part.correct)
         engine.backward(loss)
         outcome = engine.step(training.schedule(step))
-        interval.tokens += batch["input_ids"].numel()
     for name, total in totals.items():
         interval.count[name] = interval.count.get(name, 0.0) + total
     interval.steps += 1
     assert outcome is not None
     return outcome
+
+
+def refuse_nan(training: Training, engine: Engine, ranks: Ranks, interval: Interval, step: int) -> None:
+    """Raise FloatingPointError on all ranks if a loss of the interval was not finite on any of them."""
+    total = sum(ranks.sum(float(loss) for loss in interval.loss.values()))
+    if not math.isfinite(total) and not engine.fp16:
+        raise FloatingPointError(f"{training.stage}: the loss is not finite at step {step}: {total}")
 
 
 def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, done: int) -> StepDone:
@@ -155,10 +176,11 @@ def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, 
         seconds_save=interval.save / interval.steps)
 
 
-def save(checkpoints: Checkpoints, engine: Engine, training: Training, step: int,
+def save(checkpoints: Checkpoints, engine: Engine, training: Training, step: int, last: StepDone | None,
          log: Callable[[Event], None]) -> float:
     """Commit a checkpoint and return the seconds it took."""
-    progress: dict[str, Any] = {"instances_seen": step * training.groups * training.N}
+    progress: dict[str, Any] = {"instances_seen": step * training.groups * training.N,
+                                "last": encode(last) if last else None}
     saved = checkpoints.save(engine, step, progress)
     log(CheckpointSaved(stage=training.stage, step=step, path=str(saved.path), bytes=saved.bytes,
                         seconds=saved.seconds))

@@ -236,9 +236,9 @@ def test_start_from_a_run():
     for broken in ("{", "[]", '{"stages": [1]}', "\udcff".encode("utf-8", "surrogateescape")):
         results.write_bytes(broken if isinstance(broken, bytes) else broken.encode())
         assert "results.json cannot be read" in only(problems(made))
-    stages = [{"id": "retrieval", "status": "done", "model": "retrieval/model"},
-              {"id": "pretrain", "status": "pending", "model": "pretrain/model"},
-              {"id": "finetune", "status": "done", "tasks": {"mood": {"model": "finetune/model"}}}]
+    stages = [{"kind": "retrieval", "status": "done", "model": "retrieval/model"},
+              {"kind": "pretrain", "status": "pending", "model": "pretrain/model"},
+              {"kind": "finetune", "status": "done", "model": "finetune/model"}]
     results.write_text(json.dumps({"stages": stages[1:]}))
     assert "no finished stage of the run in" in only(problems(made))
     results.write_text(json.dumps({"stages": stages}))

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining
+
+import mux.model  # noqa: F401 - registers the models
 
 pytestmark = pytest.mark.processes
 
@@ -57,6 +60,8 @@ def test_the_run_directory_is_what_the_readme_says(finished):
     assert len(list((finished.path / "pretrain/checkpoints").glob("step_*"))) == 2  # keep_checkpoints
     for path in finished.path.rglob("*"):
         assert path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) == 0, path
+    card = (finished.path / "finetune/model/README.md").read_text()
+    assert f'from_pretrained("{finished.path / "finetune/model"}")' in card
     environment = json.loads((finished.path / "environment.json").read_text())
     assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert environment["data"]["corpus"] and environment["data"]["tokenizer"]
@@ -175,6 +180,25 @@ def test_a_killed_rank_ends_the_run_with_1(run):
     gone_within(run, 1)
 
 
+def test_a_killed_rank_is_restarted_as_often_as_the_recipe_says(run, undisturbed):
+    """SIGTERM to the surviving rank, from its node's launcher, must not count as a stop that someone asked for."""
+    process = run.start("--set=cluster.max_restarts=1", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
+    run.ranks()[1].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=120) == 0, run.output()
+    assert [event["attempt"] for event in run.events("JobStarted")] == [1, 2]
+    assert run.losses("pretrain") == undisturbed(1)
+    assert "starting again in 2 s" in run.output()
+
+
+def test_a_signal_to_one_rank_stops_all(run):
+    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "StepDone", process)
+    run.ranks()[1].send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 75, run.output()
+    assert run.events("CheckpointSaved")[-1]["step"] == run.events("StopAgreed")[-1]["step"]
+
+
 def test_a_failing_rank_says_why(run):
     """A token store that was damaged behind the run's back: its file is named, the exit status is 1."""
     done = run.launch(recipe=ALONE)
@@ -231,13 +255,19 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(run, undisturbed):
     assert run.losses("pretrain") == undisturbed(1)
 
 
-def test_bf16_and_activation_checkpointing(run):
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_bf16_and_activation_checkpointing(run, zero_stage):
     done = run.launch('--set=engine.precision="bf16"', "--set=engine.activation_checkpointing=true",
-                      "--set=engine.zero_stage=2", recipe=ALONE)
+                      f"--set=engine.zero_stage={zero_stage}", recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(run.losses("pretrain")) == 60
+    losses = run.losses("pretrain")
+    assert len(losses) == 60 and losses[60][0] < losses[1][0]
     weights = load_file(run.path / "pretrain/model/model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+    words = weights["mux.backbone.embeddings.word_embeddings.weight"]
+    assert not torch.equal(words, words.bfloat16().float())  # the fp32 masters, not what bf16 leaves of them
+    model = AutoModelForPreTraining.from_pretrained(run.path / "pretrain/model")
+    assert next(model.parameters()).dtype == torch.float32
 
 
 def gone_within(run, seconds: float) -> None:

@@ -1,0 +1,27 @@
+"""What the stages that train have in common: which checkpoints are theirs, and going on from one."""
+
+from __future__ import annotations
+
+from mux.event import Notice, StepDone, decode
+from mux.run import StagePlan
+from mux.stages.context import Context
+from mux.train.checkpoint import Checkpoints, Identity
+from mux.train.engine import Engine
+from mux.train.loop import Position
+
+
+def identity(context: Context, training: str) -> Identity:
+    """What a checkpoint of this run must agree with to be gone on from."""
+    engine = context.recipe.engine
+    return Identity(recipe_digest=context.plan.recipe_digest, stage=training, world_size=context.ranks.size,
+                    zero_stage=engine.zero_stage, precision=engine.precision)
+
+
+def resume(context: Context, checkpoints: Checkpoints, engine: Engine, plan: StagePlan, steps: int) -> Position:
+    """Load the newest valid checkpoint, if there is one, and say from which step the training goes on."""
+    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=plan.id)))
+    if manifest is None:
+        return Position()
+    context.start(plan, steps, manifest["step"])
+    last = decode(manifest["progress"]["last"] or "")
+    return Position(manifest["step"], last if isinstance(last, StepDone) else None)
