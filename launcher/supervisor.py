@@ -246,7 +246,7 @@ class Supervisor:
 
 def signal_name(code: int) -> str:
     """What a process's return code says: "exit code 1", "SIGKILL"."""
-    for number in (-code, code - 128, code - 256):
+    for number in (-code, code - 128, 256 - code):
         if 0 < number < 65 and number in set(signal.Signals):
             return signal.Signals(number).name
     return f"exit code {code}"
