@@ -103,8 +103,8 @@ class Supervisor:
             if failures > self.max_restarts or any(failed.input_at_fault for failed in outcome.failures):
                 return self._failed(FAILED, code, reason)
             pause = min(60.0, 2.0**failures)
-            self.say(Notice(level="error", text=f"{reason}; starting again in {pause:.0f} s "
-                                                f"({failures} of {self.max_restarts} without progress)"))
+            self.say(Notice(level="error", text=f"starting again in {pause:.0f} s ({failures} of {self.max_restarts} "
+                                                f"without progress), since {reason}"))
             self._pause(pause)
         raise AssertionError("unreachable")
 
