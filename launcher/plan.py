@@ -35,15 +35,15 @@ from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan
 MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
 NEVER = 10**9  # DeepSpeed's own progress lines; ours are events
 
-# The stages whose model a stage can start from, the better ones first.
+# The kinds of stages whose model a stage can start from.
 PRETRAINING = ("retrieval", "pretrain")
-TAKES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "retrieval": (PRETRAINING,),
-    "pretrain": (PRETRAINING,),
-    "finetune": (PRETRAINING,),
-    "evaluate": (("finetune",),),
-    "ensemble": (("finetune",),),
-    "throughput": (("finetune",), PRETRAINING),
+TAKES: dict[str, tuple[str, ...]] = {
+    "retrieval": PRETRAINING,
+    "pretrain": PRETRAINING,
+    "finetune": PRETRAINING,
+    "evaluate": ("finetune",),
+    "ensemble": ("finetune",),
+    "throughput": (),  # random weights are as fast as any
 }
 
 
@@ -141,15 +141,11 @@ def _sequence_length(recipe: Recipe, stage: Stage, source: str | None,
 def _source(stage: Stage, earlier: Sequence[StagePlan]) -> str | None:
     """Where the stage's model comes from: `from` as given, else the nearest earlier stage with one it takes.
 
-    None: new weights, or for throughput, which measures any, those of the recipe's model.
+    None: new weights.
     """
     if stage.from_ is not None:
         return stage.from_
-    for kinds in TAKES[stage.kind]:
-        nearest = next((plan.id for plan in reversed(earlier) if plan.kind in kinds), None)
-        if nearest is not None:
-            return nearest
-    return None
+    return next((plan.id for plan in reversed(earlier) if plan.kind in TAKES[stage.kind]), None)
 
 
 # --- batch arithmetic: batch = devices x micro batch x accumulation -------------------------------

@@ -164,7 +164,9 @@ def _origin(stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Findi
     finetuned = [other.id for other in earlier if isinstance(other, FinetuneStage)]
     needs_finetuned = isinstance(stage, EvaluateStage | EnsembleStage)
     source, key = stage.from_, (*key, "from")
-    if source is None:
+    if isinstance(stage, ThroughputStage) and source is not None:
+        yield Finding(key, "has no meaning here: speed does not depend on the weights", "leave it out")
+    elif source is None:
         if needs_finetuned and not finetuned:
             yield Finding(key[:-1], f"needs a finetune stage before it: {stage.kind} has no model to work on")
     elif needs_finetuned:

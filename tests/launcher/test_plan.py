@@ -161,7 +161,7 @@ def test_sources_are_the_nearest_model_of_the_needed_kind(tmp_path):
     sources = {stage.id: stage.source for stage in planned(tmp_path, text=text).stages}
     assert sources == {
         "retrieval": None, "pretrain": "retrieval", "finetune": "pretrain", "ensemble": "finetune",
-        "throughput": "finetune", "again": "pretrain", "evaluate": "finetune"}
+        "throughput": None, "again": "pretrain", "evaluate": "finetune"}
 
 
 def test_from_is_taken_as_it_is_given(tmp_path):
@@ -169,12 +169,10 @@ def test_from_is_taken_as_it_is_given(tmp_path):
     assert [made.stage(name).source for name in ("pretrain", "finetune")] == ["path:somewhere", "retrieval"]
 
 
-def test_throughput_measures_whatever_there_is(tmp_path):
+def test_throughput_needs_no_other_stage(tmp_path):
     head = RECIPE.partition("[[stages]]")[0]
     alone = planned(tmp_path, text=head + '[[stages]]\nkind = "throughput"\n')
     assert (alone.stage("throughput").source, alone.memory, alone.disk_bytes) == (None, [], 0)
-    after = planned(tmp_path, text=head + '[[stages]]\nkind = "retrieval"\n[[stages]]\nkind = "throughput"\n')
-    assert after.stage("throughput").source == "retrieval"
 
 
 def test_sequence_lengths(tmp_path):
