@@ -175,7 +175,7 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "ensemble"', 'x.toml:23: stages.finetune.from: "ensemble" is '
          "no stage before this one\n    stages before it: pretrain; or run:PATH, path:DIR"),
         ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nkind = "throughput"\nfrom = "ensemble"', "x.toml:29: "
-         'stages.throughput.from: "ensemble" trains no model: it is of kind ensemble'),
+         "stages.throughput.from: has no meaning here: speed does not depend on the weights\n    leave it out"),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "princeton:x"', "x.toml:23: stages.finetune.from: "
          '"princeton:x" needs the importer, not built yet\n    write run:PATH or path:DIR'),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "hub:a/b"', "x.toml:23: stages.finetune.from: "
