@@ -135,7 +135,10 @@ def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] =
         print(f"no runs in {folder}/")
         return
     for path in found:
-        results = read_json(path / "results.json") or {"status": "unknown", "stages": []}
+        try:
+            results = read_json(path / "results.json") or {"status": "unknown", "stages": []}
+        except ValueError:
+            results = {"status": "unreadable", "stages": []}
         status = results["status"]
         if running(RunDirectory(path)):
             status = "running"

@@ -91,8 +91,15 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
     except ValueError as error:
         raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.plan),
                               hint="--fresh moves the run aside and starts over")) from None
+    if not has_trained(run):
+        return "unfinished"  # nothing was trained: whatever has changed, nothing is lost
     refuse_changes(previous, plan, where)
     return "finished" if is_finished(run, plan) else "unfinished"
+
+
+def has_trained(run: RunDirectory) -> bool:
+    """Whether there is anything to go on from: a finished stage or a checkpoint."""
+    return any(run.path.glob("*/result.json")) or any(run.path.rglob("manifest.json"))
 
 
 def refuse_changes(previous: Plan, plan: Plan, where: str) -> None:
@@ -155,7 +162,9 @@ def environment(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _data(run: RunDirectory) -> dict[str, str]:
-    """Hashes of the data, which the stages add when they open it; kept when a run goes on."""
+    """Hashes of the data, which the stages add when they open it; kept when a run goes on with something."""
+    if not has_trained(run):
+        return {}
     try:
         return json.loads(run.environment.read_text())["data"]
     except (OSError, ValueError, KeyError, TypeError):

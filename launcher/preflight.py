@@ -123,11 +123,28 @@ def _tasks(plan: Plan, recipe: Recipe, parse: bool) -> Iterator[Problem]:
     stages = [stage for stage in recipe.stages if isinstance(stage, FinetuneStage)]
     for name in dict.fromkeys(task for stage in stages for task in stage.tasks):
         task = recipe.tasks.define.get(name) or TASKS[name]
-        for split in ("train", "test"):
-            yield from _task_file(plan, f"tasks.define.{name}.{split}", task, getattr(task, split), parse)
+        train: set[str] = set()
+        test: set[str] = set()
+        wrong = [*_task_file(plan, f"tasks.define.{name}.train", task, task.train, parse, train),
+                 *_task_file(plan, f"tasks.define.{name}.test", task, task.test, parse, test)]
+        yield from wrong
+        if train and not wrong and not task.regression:
+            yield from _classes(plan, name, task, train, test)
 
 
-def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: bool) -> Iterator[Problem]:
+def _classes(plan: Plan, name: str, task: TaskDefinition, train: set[str], test: set[str]) -> Iterator[Problem]:
+    known = _names(sorted(train)[:20])
+    if len(train) == 1:
+        yield _problem(plan, f"tasks.define.{name}.train", f"all rows have the label {known}",
+                       hint="a classification needs two classes or more")
+    if unknown := sorted(test - train):
+        yield _problem(plan, f"tasks.define.{name}.test", f"no row of {task.train} has the label {_names(unknown[:3])}",
+                       hint=f"it has {known}")
+
+
+def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: bool,
+               labels: set[str]) -> Iterator[Problem]:
+    """What is wrong with the rows of one file; `labels` takes in the classes of the rows that were parsed."""
     if source.startswith("hub:"):
         return
     wanted = [column for column in (task.text, task.text_pair, task.label, task.label_name) if column]
@@ -141,6 +158,14 @@ def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: b
                     yield _problem(plan, key, f"row {number:,} of {path} has no column {_names(lacking)}",
                                    hint=f"it has {_names(row)}")
                     break
+                texts = [column for column in (task.text, task.text_pair) if column]
+                empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
+                if empty or row[task.label] is None or row[task.label] == "":
+                    yield _problem(plan, key, f"row {number:,} of {path} has no "
+                                   f"{'text in column ' + _names(empty) if empty else 'label'}")
+                    break
+                if parse:
+                    labels.add(str(row[task.label]))
             if number == 0:
                 yield _problem(plan, key, f"{path} has no rows")
     except (Refusal, OSError) as error:
@@ -207,9 +232,18 @@ def _no_run(folder: Path) -> str | None:
 def _place(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
     try:
         yield from _directory(run)
+        yield from _cache(run)
         yield from _disk(plan, run)
     except OSError as error:  # a name that is too long, a disk that does not answer
         yield Problem(f"cannot be used: {error.strerror}", where=str(run.path), hint=ELSEWHERE)
+
+
+def _cache(run: RunDirectory) -> Iterator[Problem]:
+    """Tokenizers and token stores have a place of their own, which $MUX_CACHE may name."""
+    there = _nearest(run.cache)
+    if there != _nearest(run.path.parent) and not (there.is_dir() and os.access(there, os.W_OK)):
+        yield Problem("cannot be written to, and tokenizers and token stores go there", where=str(run.cache),
+                      hint="MUX_CACHE=DIR chooses another place")
 
 
 def _directory(run: RunDirectory) -> Iterator[Problem]:

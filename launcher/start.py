@@ -76,7 +76,12 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
     """Everything that can be refused, refused; nothing written yet."""
     loaded, made, run = planned(request)
     made = only(made, run, request.stages)
-    state = directory.state_of(run, made, request.resume, request.fresh)
+    try:
+        state = directory.state_of(run, made, request.resume, request.fresh)
+        run.path.resolve(strict=run.path.is_symlink())
+    except OSError as error:
+        raise Refusal(Problem(f"cannot be used: {error.strerror}", where=str(run.path),
+                              hint="choose another place with --run-dir")) from None
     if state != "finished" and (problems := preflight.check(made, run)):
         raise Refusal(problems)
     return loaded, made, run, state
@@ -85,7 +90,7 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
 def launch(request: Request, plain: bool) -> int:
     """Start or go on with the run and stay with it to its end; the exit status."""
     from launcher import dashboard
-    from launcher.supervisor import FINISHED, Supervisor
+    from launcher.supervisor import FAILED, FINISHED, Supervisor
 
     loaded, made, run, state = checked(request)
     if state == "finished":
@@ -100,6 +105,9 @@ def launch(request: Request, plain: bool) -> int:
         directory.write_beginning(run, loaded, made, request.overrides)
         display = dashboard.choose(sys.stdout, plain)
         code = Supervisor(run, made, display, resumed=state == "unfinished").execute()
+    except OSError as error:  # the disk is full or gone: there is nothing to write events to
+        print(f"the run ended: {error}; free some room, then the same command goes on", file=sys.stderr)
+        return FAILED
     finally:
         lock.release()
     if code == FINISHED:
@@ -131,7 +139,10 @@ def print_summary(run: RunDirectory) -> None:
     """The final screen."""
     from launcher import summary
 
-    results = read_json(run.results)
+    try:
+        results, made = read_json(run.results), run.read_plan()
+    except ValueError as error:
+        raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.path))) from None
     if results is None:
         raise Refusal(Problem("has no results yet", where=str(run.path)))
-    summary.show(results, run.read_plan(), run.path, sys.stdout)
+    summary.show(results, made, run.path, sys.stdout)

@@ -94,6 +94,10 @@ class Summary:
                 rows.append((stage, what, fraction(entry["accuracy"]), "", loss))
             for task, row in _tasks(entry):
                 tickets = f"over {len(row['tickets'])} tickets" if row.get("tickets") else ""
+                if len(row.get("seeds") or ()) > 1:
+                    tickets += f", first of {len(row['seeds'])} seeds"
+                if len(row.get("search") or ()) > 1:
+                    tickets += f", best of {len(row['search'])} points on these rows"
                 rows.append((stage, f"{task} {clean(row.get('metric', ''))}", _mean(row),
                              _number(row.get("majority")), tickets))
         if not rows:

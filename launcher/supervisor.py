@@ -43,6 +43,7 @@ class Attempt:
     stopped: StopAgreed | None = None
     failures: list[RankFailed] = field(default_factory=list)
     failing_since: float | None = None  # a rank has failed or is gone
+    acknowledged: bool = False  # a request to stop, on the dashboard
     progressed: bool = False  # a checkpoint was saved or a stage done
     seen: dict[tuple[str, int], float] = field(default_factory=dict)  # (host, rank) -> when it last said anything
     beats: dict[tuple[str, int], float] = field(default_factory=dict)  # ... -> when a heartbeat was last passed on
@@ -75,7 +76,8 @@ class Supervisor:
             code = self._until_done(job)
             if code != FINISHED:
                 return code
-        self.run.write_results("finished")
+        whole = all(self.run.stage_result(stage.id).exists() for stage in self.plan.stages)
+        self.run.write_results("finished" if whole else "partial")
         self.say(RunFinished(seconds=round(time.monotonic() - started, 2)))
         return FINISHED
 
@@ -117,6 +119,9 @@ class Supervisor:
             while (code := processes.poll()) is None:
                 self._listen(readers, outcome)
                 self._name_silent(outcome)
+                if self._stop_asked() and not outcome.acknowledged:
+                    outcome.acknowledged = True
+                    self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
                 self.display.tick(time.time())
                 if len(self.asked) > 1 and "SIGINT" in self.asked[1:]:
                     processes.kill()
@@ -185,12 +190,23 @@ class Supervisor:
         if outcome.failures:
             # The first to fail, and among those the one that knows why: the others only lost their peer.
             failed = min(outcome.failures, key=lambda event: (not event.input_at_fault, event.time))
+            gone = set(outcome.seen) - {(event.host, event.rank) for event in outcome.failures}
+            if len(gone) == 1 and not failed.input_at_fault:
+                host, rank = gone.pop()
+                log = self.run.rank_log(host, rank)
+                return f"rank {rank} on {host} ended without a word ({signal_name(code)}); see {log}"
             return (f"rank {failed.rank} on {failed.host}: {failed.error} "
                     f"(see {self.run.rank_log(failed.host or '', failed.rank or 0)})")
         if code == 0:
             return "the processes ended without finishing their stages"
-        ended = signal_name(code)
-        return f"the processes ended with {ended} (see {self.run.logs})"
+        words = self._last_words()
+        return f"the processes ended with {signal_name(code)}{': ' + words if words else ''} (see {self.run.logs})"
+
+    def _last_words(self) -> str:
+        """The last line that a node's launcher, or the ssh to it, has printed."""
+        logs = sorted(self.run.logs.glob("*.node.log"), key=lambda path: path.stat().st_mtime)
+        lines = logs[-1].read_text(errors="replace").split("\n") if logs else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _done(self, job: JobPlan) -> bool:
         return all(self.run.stage_result(stage).exists() for stage in job.stages)

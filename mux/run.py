@@ -166,7 +166,7 @@ class RunDirectory:
     def write_results(self, status: str) -> dict[str, Any]:
         """Put together results.json from the stages' own result files; returns what was written.
 
-        `status`: running | finished | stopped | failed.
+        `status`: running | finished | partial (all stages that --stages asked for) | stopped | failed.
         """
         plan = self.read_plan()
         stages = []

@@ -93,8 +93,10 @@ def _model_saved(event: events.ModelSaved) -> Sentence:
 
 
 def _stop_agreed(event: events.StopAgreed) -> Sentence:
-    step = "" if event.step is None else f" at step {count(event.step)}"
-    return Sentence(f"{clean(event.stage)} stops{step}: all ranks saved what is needed to go on", "warning")
+    if event.step is None:
+        return Sentence(f"{clean(event.stage)} stops: this piece of work starts again at the next start", "warning")
+    return Sentence(f"{clean(event.stage)} stops at step {count(event.step)}: all ranks saved what is needed to go on",
+                    "warning")
 
 
 def _notice(event: events.Notice) -> Sentence:

@@ -38,7 +38,7 @@ class Context:
         tokenizer = self._together(lambda: open_tokenizer(
             section.source, section.vocabulary, self.recipe.corpus.sources, self.run.cache,
             build=self.ranks.first, progress=self.progress))
-        self._note_data("tokenizer", fingerprint(tokenizer))
+        self.same_data("tokenizer", fingerprint(tokenizer))
         tokenizer.model_max_length = self.recipe.model.max_positions  # saved with the model: pipelines truncate to it
         return tokenizer
 
@@ -48,15 +48,22 @@ class Context:
         corpus = self._together(lambda: open_corpus(
             section.sources, section.sequence_length, tokenizer, self.run.cache,
             build=self.ranks.first, progress=self.progress, N=self.recipe.model.N))
-        self._note_data("corpus", corpus.hash)
+        self.same_data("corpus", corpus.hash)
         return corpus
 
-    def _note_data(self, name: str, content_hash: str) -> None:
-        """Put a hash of the data beside the versions in environment.json."""
-        if self.ranks.first:
-            environment = read_json(self.run.environment)
-            environment["data"][name] = content_hash
-            write_json(self.run.environment, environment)
+    def same_data(self, name: str, content_hash: str) -> None:
+        """Note a hash of the data in environment.json, or see that it is the one with which the run began.
+
+        Raises ValueError if it is not: going on would mix two data sets in one result.
+        """
+        if not self.ranks.first:
+            return
+        environment = read_json(self.run.environment)
+        known = environment["data"].setdefault(name, content_hash)
+        if known != content_hash:
+            raise ValueError(f"the {name} has changed since the run began: its hash was {known[:12]}, is "
+                             f"{content_hash[:12]} now; put it back, or start over with --fresh")
+        write_json(self.run.environment, environment)
 
     def _together(self, open_data: Callable[[], T]) -> T:
         """What `open_data` gives, unless any rank left it because of a stop: then all of them do."""

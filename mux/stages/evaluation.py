@@ -80,8 +80,11 @@ class Evaluation:
         return composition.average(torch.cat(collected).numpy()), seconds
 
 
-def definition_of(context: Context, name: str) -> TaskDefinition:
-    return context.recipe.tasks.define.get(name) or TASKS[name]
+def open_task(context: Context, name: str) -> Task:
+    """A task of the recipe or a known one, with the rows that the run began with."""
+    task = load_task(name, context.recipe.tasks.define.get(name) or TASKS[name])
+    context.same_data(f"task {name}", task.content_hash)
+    return task
 
 
 def evaluation_of(context: Context, task: Task, sequence_length: int) -> Evaluation:
@@ -96,7 +99,7 @@ def evaluate_tasks(context: Context, stage_id: str, tickets: int, copies: int) -
     assert source is not None and isinstance(tuned, FinetuneStage)
     scores = {}
     for name in tuned.tasks:
-        task = load_task(name, definition_of(context, name))
+        task = open_task(context, name)
         model = load_model(MuxForSequenceClassification, source_folder(context, source, name),
                            task_config(context, task))
         nn.Module.to(model, context.ranks.device)

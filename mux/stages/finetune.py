@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from mux.data.batches import Share, TaskBatches
-from mux.data.tasks import Task, encode, load_task
+from mux.data.tasks import Task, encode
 from mux.event import Evaluated, ModelSaved
 from mux.model import MuxForSequenceClassification
 from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, read_json, write_json
 from mux.stages.context import Context
-from mux.stages.evaluation import definition_of, evaluation_of
+from mux.stages.evaluation import evaluation_of, open_task
 from mux.stages.model_folder import load_model, save_model, source_folder, task_config
 from mux.stages.training import identity, resume
 from mux.train.checkpoint import Checkpoints
@@ -41,7 +41,7 @@ def run(context: Context, stage: FinetuneStage) -> None:
 
 def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any]:
     """Train every point with every seed, and choose the point with the best mean over seeds and tickets."""
-    task = load_task(name, definition_of(context, name))
+    task = open_task(context, name)
     points = context.plan.stage(stage.id).points
     results = {point: [run_point(context, stage, task, point, seed) for seed in stage.seeds] for point in points}
     means = {point: statistics.fmean(result["mean"] for result in results[point]) for point in points}

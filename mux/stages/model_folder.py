@@ -57,7 +57,7 @@ def config_of(section: ModelSection, tokenizer: PreTrainedTokenizerFast, **field
 def task_config(context: Context, task: Task) -> MuxConfig:
     """The recipe's model with a head for the task: its classes by name, or one output for a regression."""
     if not task.labels:
-        return config_of(context.recipe.model, context.tokenizer, num_labels=1)
+        return config_of(context.recipe.model, context.tokenizer, num_labels=1, problem_type="regression")
     names = dict(enumerate(task.labels))
     return config_of(context.recipe.model, context.tokenizer, id2label=names,
                      label2id={name: index for index, name in names.items()})

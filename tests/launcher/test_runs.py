@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
-import mux.model  # noqa: F401 - registers the models
+import mux.model
 
 pytestmark = pytest.mark.processes
 
@@ -277,3 +277,20 @@ def gone_within(run, seconds: float) -> None:
         time.sleep(0.1)
     left = run.processes()
     assert not left, [process.pid for process in left]
+
+
+def test_a_corpus_that_has_changed_is_refused(run, tmp_path):
+    """Going on with other text would mix two data sets in one model, and with a trained vocabulary two vocabularies."""
+    texts = tmp_path / "texts.txt"
+    leads = (Path(mux.model.__file__).parent.parent / "data/builtin/wiki_leads.txt").read_text()
+    texts.write_text(leads[:200_000])
+    options = (f'--set=corpus.sources=["path:{texts}"]', "--set=stages.pretrain.steps=100000")
+    process = run.start(*options, recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 75
+    with open(texts, "a") as file:
+        file.write("\n\nOne more paragraph.\n")
+    again = run.launch(*options, recipe=ALONE)
+    assert again.returncode == 1 and "has changed since the run began" in again.stdout
+    assert "--fresh" in again.stdout and not run.events("StepDone")[-1]["time"] > run.events("RunStarted")[-1]["time"]

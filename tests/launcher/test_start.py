@@ -1,0 +1,65 @@
+"""From what was typed to a checked plan: what is refused before anything is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher import start
+from mux.recipe import Refusal
+
+TINY = Path(__file__).parent.parent / "recipes" / "tiny.toml"
+
+
+def request(run_dir, *overrides, stages=None, resume="auto", fresh=False):
+    return start.Request(TINY, None, overrides, run_dir, stages, resume, fresh)
+
+
+def refusal(asked):
+    with pytest.raises(Refusal) as caught:
+        start.checked(asked)
+    return str(caught.value)
+
+
+def test_a_run_directory_that_cannot_be_one(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert f"{file}: cannot be used: Not a directory" in refusal(request(file))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    assert f"{link}: cannot be used: No such file" in refusal(request(link))
+    assert "cannot be used: File name too long" in refusal(request(tmp_path / ("n" * 300)))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    assert "this folder holds files, but no run" in refusal(request(tmp_path / "full"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "link"]
+
+
+def test_stages_that_cannot_start(tmp_path):
+    assert "there is no stage 'pretran'" in refusal(request(tmp_path / "r", stages="pretran"))
+    assert "pretrain starts from retrieval, which is not done" in refusal(request(tmp_path / "r", stages="pretrain"))
+
+
+def test_words_of_resume(tmp_path):
+    assert "there is no run to go on with" in refusal(request(tmp_path / "r", resume="required"))
+    with pytest.raises(Refusal, match="auto, required, never"):
+        start.resume_word("perhaps")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        ([("a", "x"), ("b", "y")], [("c", "z")], 'has the label "z"\n    it has "x" and "y"'),
+        ([("a", "x"), ("b", "x")], [("c", "x")], 'all rows have the label "x"'),
+        ([("a", "x"), ("", "y")], [("c", "x")], 'row 2 of train.jsonl has no text in column "text"'),
+        ([("a", "x"), (3, "y")], [("c", "x")], 'row 2 of train.jsonl has no text in column "text"'),
+        ([("a", "x"), ("b", None)], [("c", "x")], "row 2 of train.jsonl has no label"),
+    ],
+)
+def test_task_files_are_read_before_hours_of_pretraining(tmp_path, monkeypatch, train, test, told):
+    monkeypatch.chdir(tmp_path)
+    for name, rows in (("train", train), ("test", test)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": t, "label": lab}) + "\n" for t, lab in rows))
+    definition = '{train = "path:train.jsonl", test = "path:test.jsonl", steps = 4}'
+    assert told in refusal(request(Path("r"), f"tasks.define.mood={definition}", 'stages.finetune.tasks=["mood"]'))
+    assert not Path("r").exists()
