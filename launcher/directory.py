@@ -66,6 +66,12 @@ def running(run: RunDirectory) -> bool:
     return False
 
 
+def refuse_if_running(run: RunDirectory) -> None:
+    """Raise the Refusal of a lock that another launcher holds, which names it."""
+    if running(run):
+        Lock(run).release()  # it ended in this moment, if this does not raise
+
+
 def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> State:
     """What a start of `plan` finds in its directory. Raises Refusal if it may not go on there.
 
@@ -76,8 +82,7 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
         if resume == "required":
             raise Refusal(Problem("there is no run to go on with", where=where, hint="leave out --resume required"))
         return "new"
-    if running(run):
-        Lock(run)  # refuses, naming the holder
+    refuse_if_running(run)
     if not run.plan.exists():
         if [path.name for path in run.path.iterdir() if path.name not in ("lock", "logs")]:
             raise Refusal(Problem("this folder holds files, but no run", where=where,
@@ -132,8 +137,7 @@ def move_aside(run: RunDirectory) -> Path | None:
     """Keep what an earlier run left, under another name; the new place, if there was anything."""
     if not run.path.exists():
         return None
-    if running(run):
-        Lock(run)  # refuses, naming the holder
+    refuse_if_running(run)
     aside = run.path.with_name(f"{run.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
     while aside.exists():
         aside = aside.with_name(f"{aside.name}x")

@@ -90,7 +90,7 @@ class Supervisor:
             if self._stop_asked():
                 return self._stopped("between jobs")
             outcome, code = self._attempt(job, attempt)
-            if len(self.asked) > 1 and "SIGINT" in self.asked[1:]:
+            if self._interrupted_again():
                 return self._failed(INTERRUPTED, code, "interrupted twice: ended without saving")
             if outcome.stopped is not None:
                 step = f" at step {outcome.stopped.step}" if outcome.stopped.step is not None else ""
@@ -123,7 +123,7 @@ class Supervisor:
                     outcome.acknowledged = True
                     self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
                 self.display.tick(time.time())
-                if len(self.asked) > 1 and "SIGINT" in self.asked[1:]:
+                if self._interrupted_again():
                     processes.kill()
                 if outcome.failing_since is None and (outcome.failures or processes.ranks_lost()):
                     outcome.failing_since = time.monotonic()
@@ -237,6 +237,10 @@ class Supervisor:
 
     def _stop_asked(self) -> bool:
         return bool(self.asked) or self.run.stop_asked()
+
+    def _interrupted_again(self) -> bool:
+        """Ctrl-C after a stop was asked for already: end at once."""
+        return "SIGINT" in self.asked[1:]
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds

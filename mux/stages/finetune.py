@@ -9,19 +9,20 @@ import functools
 import shutil
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mux.data.batches import Share, TaskBatches
-from mux.data.tasks import Task, encode
+from mux.data.tasks import Encoded, Task, encode
 from mux.event import Evaluated, ModelSaved
 from mux.model import MuxForSequenceClassification
 from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, read_json, write_json
 from mux.stages.context import Context
-from mux.stages.evaluation import evaluation_of, open_task
+from mux.stages.evaluation import Evaluation, evaluation_of, open_task
 from mux.stages.model_folder import load_model, save_model, source_folder, task_config
 from mux.stages.training import identity, resume
 from mux.train.checkpoint import Checkpoints
@@ -39,11 +40,22 @@ def run(context: Context, stage: FinetuneStage) -> None:
     context.finish(stage.id, {"tasks": tasks} | alone, started)
 
 
+@dataclass(frozen=True)
+class Material:
+    """A task with its rows encoded: once for all points and seeds."""
+
+    task: Task
+    train: Encoded
+    evaluation: Evaluation
+
+
 def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any]:
     """Train every point with every seed, and choose the point with the best mean over seeds and tickets."""
     task = open_task(context, name)
+    material = Material(task, encode(task.train, context.tokenizer, stage.sequence_length),
+                        evaluation_of(context, task, stage.sequence_length))
     points = context.plan.stage(stage.id).points
-    results = {point: [run_point(context, stage, task, point, seed) for seed in stage.seeds] for point in points}
+    results = {point: [run_point(context, stage, material, point, seed) for seed in stage.seeds] for point in points}
     means = {point: statistics.fmean(result["mean"] for result in results[point]) for point in points}
     chosen = max(points, key=means.__getitem__)  # the first of equals
     best = results[chosen][0]  # the first seed's model is the one that is kept and reported
@@ -63,8 +75,9 @@ def training_name(point: Point, seed: int) -> str:
     return f"seed{seed}_lr{point.learning_rate:g}_batch{point.batch}"
 
 
-def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, seed: int) -> dict[str, Any]:
+def run_point(context: Context, stage: FinetuneStage, material: Material, point: Point, seed: int) -> dict[str, Any]:
     """Train and evaluate one point with one seed, or read what an earlier start found."""
+    task = material.task
     folder, name = context.run.stage(stage.id) / task.name / "points", training_name(point, seed)
     finished = read_json(folder / f"{name}.json")
     if finished is not None:
@@ -77,7 +90,7 @@ def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, 
                               identity(context, f"{stage.id}/{task.name}/{name}"), stage.keep_checkpoints)
     position = resume(context, checkpoints, engine, plan, steps)
     batches = TaskBatches(
-        encode(task.train, context.tokenizer, stage.sequence_length), task.content_hash, N, seed,
+        material.train, task.content_hash, N, seed,
         Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch))
     last = train(
         Training(stage=stage.id, steps=steps, batches=batches, task=task.name,
@@ -85,7 +98,7 @@ def run_point(context: Context, stage: FinetuneStage, task: Task, point: Point, 
                  schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
                  groups=point.batch, N=N, seed=seed, log_every=stage.log_every, save_every=stage.save_every),
         engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
-    result: dict[str, Any] = {"steps": steps} | evaluation_of(context, task, stage.sequence_length).over_tickets(
+    result: dict[str, Any] = {"steps": steps} | material.evaluation.over_tickets(
         engine.model, N, stage.tickets, 1, context.ranks.device,
         functools.partial(context.progress, f"evaluating {task.name}"))
     if last is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from mux.model import MuxConfig, MuxForSequenceClassification
+from mux.model import MuxForSequenceClassification
 from mux.recipe import ThroughputStage
 from mux.stages.context import Context
 from mux.stages.model_folder import config_of
@@ -59,17 +59,13 @@ def build(context: Context, stage: ThroughputStage) -> list[Contestant]:
     size = section.size if isinstance(section.size, str) else f"{section.shape.layers}x{section.shape.hidden}"
     contestants = []
     for N in dict.fromkeys((section.N, 1)):
-        config = config_of(section, context.tokenizer) if section.N == N else single(section, context)
+        config = config_of(section.model_copy(update={"N": N}), context.tokenizer)
         contestants.append(Contestant(f"bert {size}, N = {N}", MuxForSequenceClassification(config), N, []))
     base = BertConfig(vocab_size=len(context.tokenizer))
     contestants.append(Contestant("bert BASE (transformers)", BertForSequenceClassification(base), 1, []))
     for contestant in contestants:
         contestant.model = contestant.model.to(device, dtype).eval()
     return contestants
-
-
-def single(section: Any, context: Context) -> MuxConfig:
-    return config_of(section.model_copy(update={"N": 1}), context.tokenizer)
 
 
 @torch.inference_mode()
