@@ -12,10 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "mux-launch")]
 TINY = "tests/recipes/tiny.toml"
+
+# Of this process: tiny models are far slower where threads wait for each other on busy cores. Ranks have their own.
+torch.set_num_threads(1)
 
 
 class Run:

@@ -1,6 +1,6 @@
 """The encoder with its multiplexer and demultiplexer.
 
-R rows (instances; rows g*N .. g*N + N-1 are group g), B groups, N slots, L positions, D width, M wanted states.
+R rows (instances), B groups, N slots, L positions of a row, F positions with its prefix, D width, M wanted states.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertModel, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers import BertModel, ElectraModel, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from mux.model.config import MuxConfig
-from mux.model.demultiplexer import DEMULTIPLEXERS
-from mux.model.multiplexer import MULTIPLEXERS
+from mux.model.demultiplexer import PUBLISHED, SHARED, LearnedKeys, Wanted
+from mux.model.multiplexer import MULTIPLEXERS, Multiplexer
+from mux.model.rows import RowPreparation, Rows
 
-logger = logging.get_logger(__name__)
+BACKBONES: dict[str, Any] = {
+    "bert": lambda config: BertModel(config, add_pooling_layer=False),
+    "electra": ElectraModel,
+}
 
 
 @dataclass
 class MuxModelOutput(ModelOutput):
-    """`last_hidden_state` [R, L, D] of each instance; `muxed_hidden_state` [B, L, D] of the backbone.
+    """`last_hidden_state` [R, L, D] of each instance; `muxed_hidden_state` [B, F, D] of the backbone.
 
     `hidden_states` and `attentions` are the backbone's, per layer, of the muxed sequence.
     """
@@ -33,11 +37,12 @@ class MuxModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoded:
-    """What the heads demultiplex from: the backbone's output for whole groups."""
+    """What the heads demultiplex from: the backbone's output [B, F, D] for whole groups, and the rows it is of."""
 
-    hidden_BLD: Tensor
+    hidden_BFD: Tensor
+    rows: Rows
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
 
@@ -47,25 +52,28 @@ class MuxPreTrainedModel(PreTrainedModel):
     base_model_prefix = "mux"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["BertLayer"]  # noqa: RUF012 - transformers' own convention
+    _no_split_modules = ["BertLayer", "ElectraLayer"]  # noqa: RUF012 - transformers' own convention
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (*MULTIPLEXERS.values(), *DEMULTIPLEXERS.values())):
-            module.initialize()  # type: ignore[operator]
+        if isinstance(module, Multiplexer | LearnedKeys):
+            module.initialize()
 
 
 class MuxModel(MuxPreTrainedModel):
-    """Multiplex, encode, demultiplex. N = 1 is transformers' BertModel and nothing else."""
+    """Multiplex, encode, demultiplex. N = 1 is transformers' encoder and nothing else, unless `compat` is set."""
 
-    def __init__(self, config: MuxConfig) -> None:
+    def __init__(self, config: MuxConfig, head: str = "tokens") -> None:
+        """`head`: pretraining | sequence | tokens; it matters under the published numerics only."""
         super().__init__(config)
         self.N = config.num_instances
-        self.backbone = BertModel(config.backbone(), add_pooling_layer=False)
-        if self.N > 1:
-            self.multiplexer = MULTIPLEXERS[config.multiplexer](config)
-            self.demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config)
+        self.prepare = RowPreparation(config, head)
+        self.backbone = BACKBONES[config.family](config.backbone())
+        if config.multiplexed:
+            demultiplexers = SHARED if config.shared_demultiplexer else PUBLISHED
+            self.multiplexer = variant(MULTIPLEXERS, "multiplexer", config)(config)
+            self.demultiplexer = variant(demultiplexers, "demultiplexer", config)(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -74,68 +82,59 @@ class MuxModel(MuxPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Encoded:
-        """Multiplex and encode whole groups: `input_ids` [B*N, L]; see `whole_groups` for other numbers of rows."""
-        if attention_mask is None:
-            attention_mask = self.not_padding(input_ids)
-        if self.N == 1:
-            out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
-                                **kwargs)
-        else:
-            embedded_RLD = self.backbone.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-            embedded_BNLD = embedded_RLD.unflatten(0, (-1, self.N))
-            real_BNL = attention_mask.unflatten(0, (-1, self.N)).bool()
-            muxed_BLD = self.multiplexer(embedded_BNLD, real_BNL)
+    def encode(self, rows: Rows, **kwargs: Any) -> Encoded:
+        """Multiplex and encode whole groups."""
+        if self.config.multiplexed:
+            embedded_RFE = self.backbone.embeddings(input_ids=rows.input_ids, token_type_ids=rows.token_type_ids)
+            padding = self.prepare.padding(rows)
+            muxed_BFE = self.multiplexer(embedded_RFE.unflatten(0, (-1, self.N)), padding)
             # The published models embed twice: the backbone adds positions and its layer norm to the mux (numerics D2).
             # A position is masked where it is padding in every slot (design section 4, departure 2).
-            out = self.backbone(inputs_embeds=muxed_BLD, attention_mask=real_BNL.any(1).long(), **kwargs)
-        return Encoded(out.last_hidden_state, out.hidden_states, out.attentions)
+            mask_BF = padding.counted_BNL.any(1).long() if self.config.mask_padding else None
+            out = self.backbone(inputs_embeds=muxed_BFE, attention_mask=mask_BF, **kwargs)
+        else:
+            out = self.backbone(input_ids=rows.input_ids, attention_mask=rows.attention_mask,
+                                token_type_ids=rows.token_type_ids, **kwargs)
+        return Encoded(out.last_hidden_state, rows, out.hidden_states, out.attentions)
 
-    def demultiplex(self, hidden_BLD: Tensor, rows_M: Tensor, positions_M: Tensor) -> Tensor:
-        """The states [M, D] of the instances in `rows_M` (0 .. B*N - 1) at `positions_M`."""
-        groups_M = rows_M.div(self.N, rounding_mode="floor")
-        if self.N == 1:
-            return hidden_BLD[groups_M, positions_M]
-        length, slots_M = hidden_BLD.shape[1], rows_M.remainder(self.N)
-        states_M = groups_M * length + positions_M
-        hidden_PD = hidden_BLD.flatten(0, 1)
+    def demultiplex(self, encoded: Encoded, rows_M: Tensor, positions_M: Tensor,
+                    for_vocabulary: bool = False) -> Tensor:
+        """The states [M, D] of the rows `rows_M` (0 .. B*N - 1) at F positions `positions_M`.
+
+        `for_vocabulary`: as the vocabulary head reads them, which differs under the published numerics.
+        """
+        hidden_BFD, groups_M = encoded.hidden_BFD, rows_M.div(self.N, rounding_mode="floor")
+        if not self.config.multiplexed:
+            return hidden_BFD[groups_M, positions_M]
+        hidden_PD, states_M = hidden_BFD.flatten(0, 1), groups_M * hidden_BFD.shape[1] + positions_M
         if len(states_M) < len(hidden_PD):  # fewer wanted states than positions: gather first, then project
             hidden_PD, states_M = hidden_PD[states_M], torch.arange(len(states_M), device=states_M.device)
-        return self.demultiplexer(hidden_PD, states_M, slots_M)
+        return self._demultiplexed(encoded, Wanted(hidden_PD, states_M, rows_M), for_vocabulary)
 
-    def not_padding(self, input_ids: Tensor) -> Tensor:
-        """The attention mask [R, L] that the padding id implies."""
-        if self.config.pad_token_id is None:
-            return torch.ones_like(input_ids)
-        return input_ids.ne(self.config.pad_token_id).long()
+    def first_states(self, encoded: Encoded) -> Tensor:
+        """[R, D]: each instance at the position that sequence classifiers read, its first (numerics section 1.4: behind
+        the prefix markers)."""
+        rows_R = torch.arange(encoded.rows.given, device=encoded.hidden_BFD.device)
+        hidden_BD = encoded.hidden_BFD[:, self.N if encoded.rows.offset else 0]
+        if not self.config.multiplexed:
+            return hidden_BD
+        return self._demultiplexed(
+            encoded, Wanted(hidden_BD, rows_R.div(self.N, rounding_mode="floor"), rows_R), for_vocabulary=False)
 
-    def whole_groups(self, input_ids: Tensor, *others: Tensor | None,
-                     filler_rows: Tensor | None = None) -> tuple[Tensor, *tuple[Tensor | None, ...]]:
-        """Fill the last group: each tensor [R, ...] becomes [B*N, ...].
+    def all_states(self, encoded: Encoded, for_vocabulary: bool = False) -> Tensor:
+        """[R, L, D]: each instance at each position of its row."""
+        rows, device = encoded.rows, encoded.hidden_BFD.device
+        every_row = torch.arange(rows.given, device=device).repeat_interleave(rows.length)
+        # A published prefix cuts the row's end in training: what was cut reads the last position, and no loss reads it.
+        positions_L = torch.arange(rows.length, device=device) + rows.offset
+        every_position = positions_L.clamp(max=encoded.hidden_BFD.shape[1] - 1).repeat(rows.given)
+        states_MD = self.demultiplex(encoded, every_row, every_position, for_vocabulary)
+        return states_MD.unflatten(0, (rows.given, rows.length))
 
-        The fillers are the first rows again (or the rows that `filler_rows` names), so that a call's result depends
-        on its input alone and full groups never on the fillers. Heads drop what they compute for fillers.
-        """
-        rows = len(input_ids)
-        missing = -rows % self.N
-        if missing == 0:
-            return input_ids, *others
-        if rows < self.N:
-            logger.warning_once(f"{rows} of {self.N} rows: each pass encodes fillers beside them. Send batches that "
-                                f"are multiples of {self.N}, as mux.model.pipeline does.")
-        if filler_rows is None:
-            filler_rows = torch.arange(missing) % rows
-        elif len(filler_rows) != missing:
-            raise ValueError(f"{rows} rows in groups of {self.N} need {missing} filler rows, not {len(filler_rows)}")
-        filler_rows = filler_rows.to(input_ids.device)
-        filled = (tensor if tensor is None else torch.cat([tensor, tensor[filler_rows]]) for tensor in others)
-        return torch.cat([input_ids, input_ids[filler_rows]]), *filled
+    def _demultiplexed(self, encoded: Encoded, wanted: Wanted, for_vocabulary: bool) -> Tensor:
+        keys_KD = self.demultiplexer.keys_for(encoded.hidden_BFD)
+        read = self.demultiplexer.for_vocabulary if for_vocabulary else self.demultiplexer
+        return read(keys_KD, wanted)
 
     def forward(
         self,
@@ -145,16 +144,19 @@ class MuxModel(MuxPreTrainedModel):
         filler_rows: Tensor | None = None,
         **kwargs: Any,
     ) -> MuxModelOutput:
-        """`input_ids` [R, L], grouped N by N in order; any R >= 1."""
-        rows, length = input_ids.shape
-        whole = self.whole_groups(input_ids, attention_mask, token_type_ids, filler_rows=filler_rows)
-        encoded = self.encode(*whole, **kwargs)
-        every_row = torch.arange(rows, device=input_ids.device).repeat_interleave(length)
-        every_position = torch.arange(length, device=input_ids.device).repeat(rows)
-        states_MD = self.demultiplex(encoded.hidden_BLD, every_row, every_position)
+        """`input_ids` [R, L], grouped N by N in order; any R >= 1. See `RowPreparation` for the other arguments."""
+        encoded = self.encode(self.prepare(input_ids, attention_mask, token_type_ids, filler_rows), **kwargs)
         return MuxModelOutput(
-            last_hidden_state=states_MD.unflatten(0, (rows, length)),
-            muxed_hidden_state=encoded.hidden_BLD,
+            last_hidden_state=self.all_states(encoded),
+            muxed_hidden_state=encoded.hidden_BFD,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+
+def variant(table: dict[str, Any], field: str, config: MuxConfig) -> Any:
+    """The class that `config.<field>` names. Raises ValueError if there is none."""
+    name = getattr(config, field)
+    if name not in table:
+        raise ValueError(f"no {field} {name!r}; there are {', '.join(table)}")
+    return table[name]

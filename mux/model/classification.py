@@ -1,0 +1,150 @@
+"""Task heads: classification and regression of whole instances, and classification of their tokens.
+
+R rows, L positions, D width, C classes, T retrieved tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertPooler
+from transformers.models.electra.modeling_electra import ElectraClassificationHead
+from transformers.utils import ModelOutput
+
+from mux.model.config import PRINCETON, MuxConfig
+from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
+from mux.model.retrieval import IGNORED, VocabularyHead, mean_cross_entropy, retrieve, tied_decoder, weigh
+
+
+@dataclass
+class MuxClassificationOutput(ModelOutput):
+    loss: Tensor | None = None
+    task_loss: Tensor | None = None
+    retrieval_loss: Tensor | None = None
+    logits: Tensor | None = None  # [R, C] of sequences, [R, L, C] of tokens
+    demultiplexed: Tensor | None = None  # [R, D] or [R, L, D]: what the classifier read
+    retrieval_logits: Tensor | None = None  # [T, V]
+    retrieval_targets: Tensor | None = None  # [T]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class LinearClassifier(nn.Linear):
+    """Dropout, then a linear layer."""
+
+    def __init__(self, config: MuxConfig) -> None:
+        super().__init__(config.hidden_size, int(config.num_labels or 1))
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(self.dropout(states))
+
+
+class ElectraClassifier(ElectraClassificationHead):
+    """ELECTRA's own head for sequences, which reads position 0 of [R, L, D]."""
+
+    def __init__(self, config: MuxConfig) -> None:
+        super().__init__(config.backbone())
+
+    def forward(self, features: Tensor, **kwargs: Any) -> Tensor:
+        return super().forward(features[:, None])
+
+
+SEQUENCE_CLASSIFIERS: dict[str, Any] = {"bert": LinearClassifier, "electra": ElectraClassifier}
+
+
+class MuxClassifier(MuxPreTrainedModel):
+    """What the two kinds of classifiers share: encode, classify, and a retrieval loss beside the task's if asked."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^discriminator\."]  # noqa: RUF012 - heads of pre-training
+
+    def __init__(self, config: MuxConfig, reads: str, classifier: nn.Module) -> None:
+        super().__init__(config)
+        self.num_labels = int(config.num_labels or 1)
+        self.mux = MuxModel(config, reads)
+        self.classifier = classifier
+        self.head = None
+        if config.multiplexed and (config.retrieval_weight > 0 or config.compat == PRINCETON):
+            self.head = VocabularyHead(config)
+            self._tied_weights_keys = tied_decoder(config)
+
+    def states(self, encoded: Encoded) -> Tensor:
+        """What the classifier reads."""
+        raise NotImplementedError
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        retrieval_labels: Tensor | None = None,
+        retrieval_slots: Tensor | None = None,
+        filler_rows: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MuxClassificationOutput:
+        """`input_ids` [R, L], any R >= 1, grouped N by N in order; `labels` [R], of tokens [R, L] with -100 for none.
+
+        Tokens are retrieved if either retrieval argument is given, or with labels if `config.retrieval_weight` > 0
+        (T-MUX fine-tunes so); see `mux.model.retrieval.retrieve`. Raises ValueError without a vocabulary head for it.
+        """
+        encoded = self.mux.encode(
+            self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows), **kwargs)
+        states = self.states(encoded)
+        logits = self.classifier(states)
+        out = MuxClassificationOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
+                                      attentions=encoded.attentions)
+        retrieving = retrieval_labels is not None or retrieval_slots is not None
+        if labels is not None:
+            out.task_loss = self.task_loss(logits, labels)
+            retrieving |= self.config.retrieval_weight > 0
+        if retrieving:
+            if self.head is None:
+                raise ValueError("this model has no vocabulary head to retrieve tokens with; one with "
+                                 "config.retrieval_weight > 0 has")
+            retrieved = retrieve(self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
+            out.retrieval_logits, out.retrieval_targets = retrieved.logits, retrieved.targets
+            out.retrieval_loss = retrieved.loss
+        out.loss = weigh(out.task_loss, out.retrieval_loss, self.config)
+        return out
+
+
+class MuxForSequenceClassification(MuxClassifier):
+    """Classification, or regression if `num_labels` is 1, of each instance from its first position."""
+
+    def __init__(self, config: MuxConfig) -> None:
+        super().__init__(config, "sequence", SEQUENCE_CLASSIFIERS[config.family](config))
+        # The plain encoder is BertForSequenceClassification with its pooler; a demultiplexer takes the pooler's place.
+        pooled = config.family == "bert" and not config.multiplexed
+        self.pooler = BertPooler(config.backbone()) if pooled else None
+        self.post_init()
+
+    def states(self, encoded: Encoded) -> Tensor:
+        return self.mux.first_states(encoded) if self.pooler is None else self.pooler(encoded.hidden_BFD)
+
+    def task_loss(self, logits_RC: Tensor, labels_R: Tensor) -> Tensor:
+        if self.num_labels == 1:
+            return F.mse_loss(logits_RC[:, 0].float(), labels_R.float())
+        return F.cross_entropy(logits_RC.float(), labels_R)
+
+
+class MuxForTokenClassification(MuxClassifier):
+    """Classification of every token of each instance."""
+
+    def __init__(self, config: MuxConfig) -> None:
+        super().__init__(config, "tokens", LinearClassifier(config))
+        self.post_init()
+
+    def states(self, encoded: Encoded) -> Tensor:
+        return self.mux.all_states(encoded)
+
+    def task_loss(self, logits_RLC: Tensor, labels_RL: Tensor) -> Tensor:
+        asked_RL = labels_RL.ne(IGNORED)
+        return mean_cross_entropy(logits_RLC[asked_RL], labels_RL[asked_RL])

@@ -1,0 +1,125 @@
+"""Rows on their way to the embeddings: the last group filled, prefixes put in front, published ids put in.
+
+R rows (instances) as given; B groups of N rows; L positions as given, F with the prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from mux.model.config import MuxConfig
+from mux.model.multiplexer import Padding
+from mux.model.published import CLS_ID, FIRST_MARKER_ID, PREFIX_PAD_ID, READINGS
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whole groups: rows g*N .. g*N + N-1 are group g."""
+
+    input_ids: Tensor  # [B*N, F]
+    attention_mask: Tensor  # [B*N, F]
+    token_type_ids: Tensor | None  # [B*N, F]
+    given: int  # R: the first so many rows are the caller's, the rest fillers
+    length: int  # L of the caller's rows
+    offset: int  # F position of a row's first token
+
+
+class RowPreparation:
+    """`head`: pretraining | sequence | tokens; under the published numerics they treat rows differently."""
+
+    def __init__(self, config: MuxConfig, head: str) -> None:
+        self.config, self.N = config, config.num_instances
+        self.reading = READINGS[config.family, head]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
+                 filler_rows: Tensor | None = None, labelled: bool = False) -> Rows:
+        """`input_ids`, `attention_mask` (default: not padding), `token_type_ids` [R, L], any R >= 1.
+
+        The last group is filled with the rows that `filler_rows` names: [missing] row numbers of the batch, or
+        [missing, L] token ids; by default the batch's first rows again, so that a call's result depends on its input
+        alone. Raises ValueError: an empty batch, another number of fillers, rows longer than there are positions.
+        """
+        given, length = input_ids.shape
+        offset, limit = self.config.prefix_length, self.config.max_position_embeddings
+        cut = labelled and self.reading.cuts_rows and not self.config.own_special_ids
+        if given == 0:
+            raise ValueError("the batch has no rows")
+        if length + (0 if cut else offset) > limit:
+            raise ValueError(f"rows of {length} tokens{f' and a prefix of {offset}' if offset else ''} do not fit in "
+                             f"max_position_embeddings = {limit}; truncate them to {limit - offset}")
+        if attention_mask is None:
+            attention_mask = self.not_padding(input_ids)
+        if not (self.config.segment_ids or self.reading.embeds_segments):
+            token_type_ids = None
+        if not self.config.own_special_ids and self.reading.overwrites_first and not offset:
+            input_ids = input_ids.clone()
+            input_ids[:, 0] = CLS_ID
+        ids, mask, segments = self._filled(input_ids, attention_mask, token_type_ids, filler_rows)
+        if offset:
+            prefix, end = self._prefix(ids), length if cut else None
+            ids = torch.cat([prefix, ids], dim=1)[:, :end]
+            mask = torch.cat([torch.ones_like(prefix), mask], dim=1)[:, :end]
+            segments = None if segments is None else torch.cat([torch.zeros_like(prefix), segments], dim=1)[:, :end]
+        return Rows(ids, mask, segments, given=given, length=length, offset=offset)
+
+    def padding(self, rows: Rows) -> Padding:
+        """Which tokens of the groups are real, [B, N, F], for the multiplexer."""
+        real_BNF = rows.attention_mask.unflatten(0, (-1, self.N)).bool()
+        if self.config.mask_padding:
+            return Padding(real_BNF, real_BNF, real_BNF)
+        everything = torch.ones_like(real_BNF)
+        return Padding(everything, real_BNF, real_BNF if self.reading.hides_across else everything)
+
+    def not_padding(self, input_ids: Tensor) -> Tensor:
+        """The attention mask that the padding id implies."""
+        if self.config.pad_token_id is None:
+            return torch.ones_like(input_ids)
+        return input_ids.ne(self.config.pad_token_id).long()
+
+    # --- filling ----------------------------------------------------------------------------------------------
+    def _filled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None,
+                filler_rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        rows, missing = len(input_ids), -len(input_ids) % self.N
+        if filler_rows is not None and len(filler_rows) != missing:
+            raise ValueError(f"{rows} rows in groups of {self.N} need {missing} filler rows, not {len(filler_rows)}")
+        if missing == 0:
+            return input_ids, attention_mask, token_type_ids
+        if rows < self.N:
+            logger.warning_once(f"{rows} of {self.N} rows: each pass encodes fillers beside them. Send batches that "
+                                f"are multiples of {self.N}, as mux.model.pipeline does.")
+        if filler_rows is not None and filler_rows.dim() == 2:
+            ids, mask = filler_rows, self.not_padding(filler_rows)
+            segments = None if token_type_ids is None else torch.zeros_like(filler_rows)
+        else:
+            ids_from, mask_from = self._drawn(rows, missing) if filler_rows is None else (filler_rows, filler_rows)
+            ids, mask = input_ids[ids_from.to(input_ids.device)], attention_mask[mask_from.to(input_ids.device)]
+            segments = None if token_type_ids is None else token_type_ids[ids_from.to(input_ids.device)]
+        return (torch.cat([input_ids, ids]), torch.cat([attention_mask, mask]),
+                token_type_ids if segments is None or token_type_ids is None
+                else torch.cat([token_type_ids, segments]))
+
+    def _drawn(self, rows: int, missing: int) -> tuple[Tensor, Tensor]:
+        """Row numbers whose ids, and whose masks, the fillers get."""
+        if self.config.deterministic_fillers:
+            first = torch.arange(missing) % rows
+            return first, first
+        return torch.randint(rows, (missing,)), torch.randint(rows, (missing,))  # apart, as published (1.8)
+
+    # --- prefixes ------------------------------------------------------------------------------------------------
+    def _prefix(self, input_ids: Tensor) -> Tensor:
+        """The ids in front of every row, [B*N, offset]."""
+        N, markers = self.N, torch.arange(self.N, device=input_ids.device)
+        if self.config.own_special_ids:  # the rows after the vocabulary: a marker per slot, then the one between them
+            marker_ids, pad_id, end = self.config.vocab_size + markers, self.config.vocab_size + N, []
+        else:
+            marker_ids, pad_id, end = FIRST_MARKER_ID - markers, PREFIX_PAD_ID, [CLS_ID]
+        ids_NF = input_ids.new_full((N, N + len(end)), pad_id)
+        ids_NF[markers, markers] = marker_ids
+        ids_NF[:, N:] = input_ids.new_tensor(end)
+        return ids_NF.repeat(len(input_ids) // N, 1)
