@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import groupby, product
-from math import ceil, isqrt
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from launcher import memory
+from launcher import footprint
 from mux.recipe import (
     TASKS,
     EngineSection,
@@ -27,7 +27,6 @@ from mux.recipe import (
     ThroughputStage,
     TrainingStage,
     digest,
-    files,
 )
 from mux.recipe.digest import resolved
 from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan
@@ -68,9 +67,9 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
         cluster=cluster,
         stages=tuple(stages),
         jobs=_jobs(recipe, cluster),
-        parameters=memory.pretraining(recipe.model, recipe.tokenizer.vocabulary).total,
-        memory=_memory(recipe, stages),
-        disk_bytes=sum(disk(recipe, stages).values()),
+        parameters=size.total if (size := footprint.parameters(recipe)) else None,
+        memory=footprint.memory_rows(recipe, stages),
+        disk_bytes=sum(footprint.disk(recipe, stages).values()),
     )
 
 
@@ -106,7 +105,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: 
            problems: Problems) -> StagePlan:
     hosts = placement(stage, cluster)
     devices = sum(host.slots for host in hosts)
-    source = _source(stage, earlier)
+    source = _source(recipe, stage, earlier)
     plan = StagePlan(id=stage.id, kind=stage.kind, source=source, devices=devices,
                      sequence_length=_sequence_length(recipe, stage, source, earlier))
     if not isinstance(stage, TrainingStage):
@@ -138,14 +137,16 @@ def _sequence_length(recipe: Recipe, stage: Stage, source: str | None,
     return next((plan.sequence_length for plan in earlier if plan.id == source), None)
 
 
-def _source(stage: Stage, earlier: Sequence[StagePlan]) -> str | None:
-    """Where the stage's model comes from: `from` as given, else the nearest earlier stage with one it takes.
+def _source(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan]) -> str | None:
+    """Where the stage's model comes from: `from` as given, else the nearest earlier stage with one it takes, else,
+    for a fine-tuning, the encoder that [model] names as its source.
 
     None: new weights.
     """
     if stage.from_ is not None:
         return stage.from_
-    return next((plan.id for plan in reversed(earlier) if plan.kind in TAKES[stage.kind]), None)
+    encoder = recipe.model.source if isinstance(stage, FinetuneStage) else None
+    return next((plan.id for plan in reversed(earlier) if plan.kind in TAKES[stage.kind]), encoder)
 
 
 # --- batch arithmetic: batch = devices x micro batch x accumulation -------------------------------
@@ -230,64 +231,6 @@ def deepspeed_config(engine: EngineSection, micro_batch: int, accumulation: int)
     elif engine.precision == "bf16":
         config["bf16"] = {"enabled": True}
     return config
-
-
-# --- sizes ----------------------------------------------------------------------------------------
-def _memory(recipe: Recipe, plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
-    """`memory.rows` of each training stage, under "stage" its id."""
-    model, engine, vocabulary = recipe.model, recipe.engine, recipe.tokenizer.vocabulary
-    table: list[dict[str, Any]] = []
-    for stage, plan in zip(recipe.stages, plans, strict=True):
-        if not isinstance(stage, TrainingStage) or plan.sequence_length is None:
-            continue
-        micro_batch = max((point.micro_batch for point in plan.points), default=plan.micro_batch or 1)
-        kept = memory.activations(
-            model, engine, 0 if isinstance(stage, FinetuneStage) else vocabulary, micro_batch=micro_batch,
-            sequence_length=plan.sequence_length,
-            decoded_rows=_decoded_rows(recipe, stage, plan.sequence_length))
-        rows = memory.rows(memory.pretraining(model, vocabulary), engine, plan.devices, kept)
-        table += [{"stage": stage.id} | row for row in rows]
-    return table
-
-
-def _decoded_rows(recipe: Recipe, stage: TrainingStage, length: int) -> float:
-    """States of a group that are demultiplexed and decoded in a training step."""
-    if isinstance(stage, PretrainStage):
-        return length * (recipe.model.N * stage.mask_rate + (1 if stage.retrieval_rate else 0))
-    return length if isinstance(stage, RetrievalStage) else recipe.model.N
-
-
-def disk(recipe: Recipe, plans: Sequence[StagePlan]) -> dict[str, int]:
-    """Bytes that each stage, and the token store, may come to need at once.
-
-    A training keeps its last checkpoints and its model, and a new checkpoint is whole before an old one goes;
-    fine-tuning trains each task with each seed at each point, one after another, and keeps the checkpoints of the
-    unfinished one alone; models of the points stay until the task's is chosen.
-    The token store of texts on the hub is unknown and left out.
-    """
-    size = memory.pretraining(recipe.model, recipe.tokenizer.vocabulary)
-    needs: dict[str, int] = {}
-    for stage, plan in zip(recipe.stages, plans, strict=True):
-        if not isinstance(stage, TrainingStage):
-            continue
-        longest = max(plan.task_steps.values(), default=plan.steps or 0)
-        kept = min(stage.keep_checkpoints, ceil(longest / stage.save_every))
-        points = len(plan.points) * len(stage.seeds) if isinstance(stage, FinetuneStage) else 0
-        models = (max(1, len(plan.task_steps)) + points) * memory.model_folder(size)
-        needs[f"stage {stage.id}"] = (kept + 1) * memory.checkpoint(size, recipe.engine) + models
-    if any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages):
-        here = [source for source in recipe.corpus.sources if not source.startswith("hub:")]
-        what = "token store" if here == list(recipe.corpus.sources) else "token store, without hub: texts"
-        needs[what] = memory.token_store(sum(map(_text_bytes, here)), recipe.tokenizer.vocabulary)
-    return needs
-
-
-def _text_bytes(source: str) -> int:
-    """Size of a corpus source on this disk; 0 if it is not here, which preflight reports."""
-    try:
-        return sum(path.stat().st_size for path in files.expand(source))
-    except (Refusal, OSError):
-        return 0
 
 
 def _hosts(cluster: Cluster) -> str:

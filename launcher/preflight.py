@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mux.run import Plan, RunDirectory, pretrained_model, read_json
 PARSED_BYTES = 64_000_000  # a larger file is parsed only so far as its first rows; the workers read the rest
 FIRST_ROWS = 1000
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "vocab.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 BF16_CAPABILITY = (8, 0)
 ELSEWHERE = "--run-dir DIR chooses another place"
 GB = 1e9
@@ -147,7 +148,9 @@ def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: b
     """What is wrong with the rows of one file; `labels` takes in the classes of the rows that were parsed."""
     if source.startswith("hub:"):
         return
-    wanted = [column for column in (task.text, task.text_pair, task.label, task.label_name) if column]
+    texts = [column for column in (task.text, task.text_pair) if column] if task.tokens is None else [task.tokens]
+    wanted = [*texts, task.label, *([task.label_name] if task.label_name else [])]
+    wrong_row = _wrong_row if task.tokens is None else _wrong_words
     try:
         for path in files.expand(source):
             rows = files.read_rows(path)
@@ -158,18 +161,34 @@ def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: b
                     yield _problem(plan, key, f"row {number:,} of {path} has no column {_names(lacking)}",
                                    hint=f"it has {_names(row)}")
                     break
-                texts = [column for column in (task.text, task.text_pair) if column]
-                empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
-                if empty or row[task.label] is None or row[task.label] == "":
-                    yield _problem(plan, key, f"row {number:,} of {path} has no "
-                                   f"{'text in column ' + _names(empty) if empty else 'label'}")
+                if wrong := wrong_row(row, texts, task.label):
+                    yield _problem(plan, key, f"row {number:,} of {path} {wrong}")
                     break
                 if parse:
-                    labels.add(str(row[task.label]))
+                    labels.update(map(str, row[task.label] if task.tokens else [row[task.label]]))
             if number == 0:
                 yield _problem(plan, key, f"{path} has no rows")
     except (Refusal, OSError) as error:
         yield from _problems(plan, key, error)
+
+
+def _wrong_row(row: dict[str, Any], texts: Sequence[str], label: str) -> str | None:
+    empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
+    if empty:
+        return f"has no text in column {_names(empty)}"
+    return "has no label" if row[label] is None or row[label] == "" else None
+
+
+def _wrong_words(row: dict[str, Any], columns: Sequence[str], label: str) -> str | None:
+    words, tags = row[columns[0]], row[label]
+    for column, values in ((columns[0], words), (label, tags)):
+        if not isinstance(values, list) or not values:
+            return f"has no list in column {_names([column])}"
+    if len(words) != len(tags):
+        return f"has {_names(columns)} of {len(words)} and {_names([label])} of {len(tags)}: a class for each word"
+    if not all(isinstance(word, str) and word.strip() for word in words):
+        return f"has something else than words in column {_names(columns)}"
+    return None if all(isinstance(tag, str | int) and tag != "" for tag in tags) else "has words without a label"
 
 
 def _some(rows: Iterator[Any], path: Path) -> Iterator[Any]:
@@ -190,17 +209,11 @@ def _tokenizer(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
 
 
 def _models(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
-    """Folders that stages start from by `from = "path:..."` or `"run:..."`."""
-    for stage in recipe.stages:
-        kind, _, rest = (stage.from_ or "").partition(":")
-        key = f"stages.{stage.id}.from"
-        if kind == "path" and rest:
-            wrong = _no_model(Path(rest))
-        elif kind == "run" and rest:
-            wrong = _no_run(Path(rest))
-        else:
-            continue
-        if wrong:
+    """Folders that stages start from by `from = "path:..."` or `"run:..."`, and a [model] that is in one."""
+    named = {f"stages.{stage.id}.from": stage.from_ for stage in recipe.stages}
+    for key, source in ({"model.source": recipe.model.source} | named).items():
+        kind, _, rest = (source or "").partition(":")
+        if kind in ("path", "run") and (wrong := _no_model(Path(rest)) if kind == "path" else _no_run(Path(rest))):
             yield _problem(plan, key, wrong)
 
 
@@ -208,7 +221,9 @@ def _no_model(folder: Path) -> str | None:
     """Why a folder is not one that a model can be loaded from."""
     if not folder.is_dir():
         return f"there is no folder {folder.absolute()}"
-    lacking = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        lacking.append(f"weights ({listed(WEIGHTS, 'or')})")
     return f"{folder.absolute()} has no {' and no '.join(lacking)}" if lacking else None
 
 

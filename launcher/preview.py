@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from launcher import memory, process
-from launcher.plan import disk
+from launcher import process
+from launcher.footprint import disk, parameters
 from mux.recipe import (
+    HUB_KEYS,
     FinetuneStage,
     Loaded,
     ModelSection,
@@ -53,6 +54,8 @@ def render(plan: Plan, loaded: Loaded, warnings: Sequence[str] = ()) -> str:
 
 def model_name(model: ModelSection) -> str:
     """For people: "bert TINY, N = 2"."""
+    if model.family == "hub":
+        return f"{model.source}, N = {model.N}"
     size = model.size if isinstance(model.size, str) else f"{model.size.layers} x {model.size.hidden}"
     return f"{model.family} {size}, N = {model.N}"
 
@@ -68,20 +71,14 @@ def number(value: float) -> str:
 
 # --- sections -------------------------------------------------------------------------------------
 def _header(plan: Plan, loaded: Loaded, warnings: Sequence[str]) -> Iterator[str]:
-    model = loaded.recipe.model
-    shape = model.shape
-    size = memory.pretraining(model, loaded.recipe.tokenizer.vocabulary)
     yield f"{plan.name}: dry run, nothing was started"
     yield ""
     yield f"recipe      {loaded.path}"
-    yield f"model       {model_name(model)}"
-    yield (f"            {shape.layers} layers x {shape.hidden}, {shape.heads} heads, "
-           f"intermediate {shape.intermediate}")
-    if model.N > 1:
-        layers = f"{model.demultiplexer_layers} layer{'s' * (model.demultiplexer_layers > 1)}"
-        yield f"            {model.multiplexer} multiplexer, {model.demultiplexer} demultiplexer of {layers}"
-    frozen = f" ({size.frozen:,} of them frozen keys)" if size.frozen else ""
-    yield f"parameters  {plan.parameters:,}{frozen}"
+    yield f"model       {model_name(loaded.recipe.model)}"
+    yield from (f"            {line}" for line in _shape(loaded.recipe.model))
+    size = parameters(loaded.recipe)
+    frozen = f" ({size.frozen:,} of them frozen keys)" if size and size.frozen else ""
+    yield f"parameters  {f'{size.total:,}' if size else 'not known before the encoder is fetched'}{frozen}"
     cluster = plan.cluster
     yield f"cluster     {_hosts(cluster.hosts)} = {_count(cluster.devices, 'device')} ({cluster.device})"
     yield f"            from {cluster.source}"
@@ -92,8 +89,25 @@ def _header(plan: Plan, loaded: Loaded, warnings: Sequence[str]) -> Iterator[str
         yield from (f"            {line.strip()}" for line in rest)
 
 
+def _shape(model: ModelSection) -> Iterator[str]:
+    if model.family == "hub":
+        yield "a plain encoder: its shape, dropout and positions are its own"
+        return
+    shape = model.shape
+    narrow = f" from embeddings of {model.embedding_width}" if model.embedding_width != shape.hidden else ""
+    yield f"{shape.layers} layers x {shape.hidden}{narrow}, {shape.heads} heads, intermediate {shape.intermediate}"
+    if model.multiplexed:
+        published_prefix = model.demultiplexer == "prefix" and not model.departs("shared_demultiplexer")
+        layers = _count(1 if published_prefix else model.demultiplexer_layers, "layer")
+        yield f"{model.multiplexer} multiplexer, {model.demultiplexer} demultiplexer of {layers}"
+    if model.compat:
+        yield "numerics of the published models"
+
+
 def _values(plan: Plan) -> Iterator[str]:
     values = {key: value for key, value in leaves(plan.recipe).items() if value is not None and value != {}}
+    if plan.recipe["model"]["family"] == "hub":
+        values = {key: value for key, value in values.items() if key[0] != "model" or key[1] in HUB_KEYS}
     tables: dict[Path, list[Path]] = {}
     for key in values:
         tables.setdefault(key[:-1], []).append(key)
@@ -192,6 +206,8 @@ def _commands(plan: Plan) -> Iterator[str]:
 
 
 def _memory(plan: Plan) -> Iterator[str]:
+    if not plan.memory:
+        yield "not known: the encoder's shape is its own, and so is what ZeRO divides"
     columns = ("weights", "gradients", "optimizer", "activations", "total")
     for stage_id, rows in groupby(plan.memory, key=lambda row: row["stage"]):
         yield f"{stage_id}, on {_count(plan.stage(stage_id).devices, 'device')}"
@@ -203,6 +219,9 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def _disk(plan: Plan, recipe: Recipe) -> Iterator[str]:
+    if parameters(recipe) is None:
+        yield "checkpoints and models: not known before the encoder is fetched"
+        return
     rows = disk(recipe, plan.stages) | {"at most": plan.disk_bytes}
     wide = max(map(len, rows))
     yield from (f"{what:<{wide}}  {_bytes(size):>12}" for what, size in rows.items())

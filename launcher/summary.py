@@ -26,6 +26,7 @@ WIDEST = 100  # columns
 ROWS_PER_SLOT = 32  # the batch of a pipeline is this many groups
 
 ACCURACY = {"retrieval": "retrieval accuracy", "pretrain": "masked-token accuracy"}
+ELECTRA_ACCURACY = ACCURACY | {"pretrain": "replaced-token accuracy"}
 
 Entry = dict[str, Any]
 
@@ -62,7 +63,9 @@ class Summary:
         self.stages: list[Entry] = [entry for entry in results.get("stages", ()) if isinstance(entry, dict)]
         self.plan = plan
         self.directory = directory
-        self.N = int(plan.recipe.get("model", {}).get("N", 1))
+        model = plan.recipe.get("model", {})
+        self.N = int(model.get("N", 1))
+        self.accuracy = ELECTRA_ACCURACY if model.get("family") == "electra" else ACCURACY
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(20, min(options.max_width, WIDEST))
@@ -89,7 +92,7 @@ class Summary:
         rows: list[tuple[str, str, str, str, str]] = []
         for entry in self.stages:
             stage = clean(entry.get("id", ""))
-            if (what := ACCURACY.get(entry.get("kind", ""))) and "accuracy" in entry:
+            if (what := self.accuracy.get(entry.get("kind", ""))) and "accuracy" in entry:
                 loss = f"loss {short(entry.get('loss'))}, {count(entry.get('steps'))} steps"
                 rows.append((stage, what, fraction(entry["accuracy"]), "", loss))
             for task, row in _tasks(entry):
@@ -148,27 +151,36 @@ class Summary:
     # --- the model ----------------------------------------------------------------------------------------
     def _use(self, width: int) -> Iterator[Text]:
         """The last model and the Python that uses it, outside of any box, so that it can be copied."""
-        found = [(entry, model) for entry in self.stages for model in _models(entry)]
+        found = [(entry, model) for entry in self.stages for model in _models(entry).items()]
         if not found:
             return
-        entry, model = found[-1]
+        entry, (model, task) = found[-1]
         path = _shown(self.directory / model)
         yield Text(f"\nThe model is in {clean(path)}. In Python:\n")
-        for line in _code(path, entry.get("kind") in ACCURACY, ROWS_PER_SLOT * self.N, width):
+        lines = (_pretrained_code(path) if entry.get("kind") in ACCURACY
+                 else _code(path, self._pipeline(task), ROWS_PER_SLOT * self.N, width))
+        for line in lines:
             yield Text(line, overflow="fold")
 
+    def _pipeline(self, task: str | None) -> str:
+        """The pipeline for a task's model."""
+        defined = _dict(_dict(self.plan.recipe.get("tasks")).get("define"))
+        return "token-classification" if _dict(defined.get(task or "")).get("tokens") else "text-classification"
 
-def _code(path: str, pretrained: bool, batch: int, width: int) -> list[str]:
+
+def _pretrained_code(path: str) -> list[str]:
+    return ["from mux.model import MuxForPreTraining",
+            f"model = MuxForPreTraining.from_pretrained({json.dumps(path, ensure_ascii=False)})"]
+
+
+def _code(path: str, pipeline: str, batch: int, width: int) -> list[str]:
     """Python that runs as it is printed; a line wider than the screen goes on inside its parentheses."""
     quoted = json.dumps(path, ensure_ascii=False)
-    if pretrained:
-        return ["from mux.model import MuxForPreTraining",
-                f"model = MuxForPreTraining.from_pretrained({quoted})"]
     head = ["import mux.model", "from transformers import pipeline"]
-    call = [f'print(pipeline("text-classification", model={quoted}, batch_size={batch})', '(["...", "..."]))']
+    call = [f'print(pipeline("{pipeline}", model={quoted}, batch_size={batch})', '(["...", "..."]))']
     if len("".join(call)) <= width:
         return [*head, "".join(call)]
-    return [*head, 'print(pipeline("text-classification",', f"    model={quoted},",
+    return [*head, f'print(pipeline("{pipeline}",', f"    model={quoted},",
             f'    batch_size={batch})(["...", "..."]))']
 
 
@@ -180,11 +192,10 @@ def _shown(path: Path) -> str:
         return os.fspath(path)
 
 
-def _models(entry: Entry) -> list[str]:
-    """Model folders of a stage, relative to the run directory."""
-    own = [entry["model"]] if isinstance(entry.get("model"), str) else []
-    tasks = (row.get("model") for _, row in _tasks(entry))
-    return own + [model for model in tasks if isinstance(model, str)]
+def _models(entry: Entry) -> dict[str, str | None]:
+    """Model folders of a stage, relative to the run directory, and the task of each."""
+    own: dict[str, str | None] = {entry["model"]: None} if isinstance(entry.get("model"), str) else {}
+    return own | {row["model"]: task for task, row in _tasks(entry) if isinstance(row.get("model"), str)}
 
 
 def _tasks(entry: Entry) -> list[tuple[str, Entry]]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from launcher.dashboard import Display
+from launcher.preview import model_name
 from launcher.process import JobProcesses
 from mux.event import (
     CheckpointSaved,
@@ -28,6 +29,7 @@ from mux.event import (
     StopAgreed,
     encode,
 )
+from mux.recipe.schema import ModelSection
 from mux.run import JobPlan, Plan, RunDirectory
 
 FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 75, 130
@@ -223,13 +225,12 @@ class Supervisor:
         return status
 
     def _run_started(self) -> RunStarted:
-        model, widest = self.plan.recipe["model"], max(self.plan.jobs, key=lambda job: job.world_size)
-        size = model["size"] if isinstance(model["size"], str) else "{layers} x {hidden}".format(**model["size"])
+        model = ModelSection.model_validate(self.plan.recipe["model"])
+        widest = max(self.plan.jobs, key=lambda job: job.world_size)
         stages = [{"id": stage.id, "kind": stage.kind, "steps": stage.steps,
                    "done": self.run.stage_result(stage.id).exists()} for stage in self.plan.stages]
-        return RunStarted(name=self.plan.name, directory=self.plan.directory, N=model["N"], stages=stages,
-                          model=f"{model['family']} {size}, N = {model['N']}", hosts=widest.ranks(),
-                          resumed=self.resumed)
+        return RunStarted(name=self.plan.name, directory=self.plan.directory, N=model.N, stages=stages,
+                          model=model_name(model), hosts=widest.ranks(), resumed=self.resumed)
 
     def say(self, event: Event) -> None:
         self.events.write(event)

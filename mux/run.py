@@ -53,7 +53,7 @@ class StagePlan(Part):
 
     id: str
     kind: str
-    source: str | None  # the stage id, "run:PATH" or "path:DIR" that its model comes from; None: new weights
+    source: str | None  # of its model: a stage id, or what `from` says; None: new weights
     devices: int
     steps: int | None = None
     batch: int | None = None  # groups per optimizer step
@@ -95,7 +95,7 @@ class Plan(Part):
     cluster: Cluster
     stages: tuple[StagePlan, ...]
     jobs: tuple[JobPlan, ...]
-    parameters: int  # of the pre-training model
+    parameters: int | None  # of the pre-training model; None: of an encoder that is not here yet
     memory: list[dict[str, Any]]  # a row a training stage and ZeRO stage: bytes per device
     disk_bytes: int  # checkpoints, models and token store, at most
 

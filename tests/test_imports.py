@@ -19,9 +19,13 @@ ALLOWED = {
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
     "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model"),
-    "mux.stages": ("mux.stages", "mux.train", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
+    "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
+    "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),
+    "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
                    "mux.rank"),
     "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.run", "mux.rank"),
+    # Its heavy imports are inside the functions, as a test below sees.
+    "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict"),
     "launcher": ("launcher", *LIGHT),
 }
 
@@ -86,6 +90,12 @@ for words in (["recipes/bert_large_n2.toml", "--hostfile", "hostfiles/8x_a100.tx
               ["recipes/none.toml"], ["recipes/quickstart.toml", "--set", "model.Q=1"]):
     try:
         cli.launch(words, standalone_mode=False)
+    except SystemExit:
+        pass
+    assert not (set({HEAVY!r}) & set(sys.modules)), words
+for words in (["--help"], ["predict", "--help"], ["import", "princeton", "--help"], ["runs", "ls"]):
+    try:
+        cli.mux(words, standalone_mode=False)
     except SystemExit:
         pass
     assert not (set({HEAVY!r}) & set(sys.modules)), words

@@ -8,8 +8,10 @@ from mux.recipe.digest import differences, digest, harmless
 from mux.recipe.loader import Loaded, load
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.schema import (
+    HUB_KEYS,
     ClusterSection,
     CorpusSection,
+    Departures,
     EngineSection,
     EnsembleStage,
     EvaluateStage,
@@ -31,9 +33,11 @@ from mux.recipe.schema import (
 from mux.recipe.tasks import TASKS
 
 __all__ = [
+    "HUB_KEYS",
     "TASKS",
     "ClusterSection",
     "CorpusSection",
+    "Departures",
     "EngineSection",
     "EnsembleStage",
     "EvaluateStage",

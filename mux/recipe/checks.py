@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from mux.recipe import files
+from mux.recipe import files, grammar, model_checks
 from mux.recipe.positions import Path
-from mux.recipe.refusal import Refusal
+from mux.recipe.refusal import Finding
 from mux.recipe.schema import (
     EnsembleStage,
     EvaluateStage,
     FinetuneStage,
+    Metric,
+    ModelSection,
     PretrainStage,
     Recipe,
     RetrievalStage,
-    Shape,
     Stage,
     TaskDefinition,
     ThroughputStage,
@@ -27,19 +29,15 @@ from mux.recipe.wording import did_you_mean, listed, shown
 # Names of files and folders that a run directory and a stage's folder have for other things.
 _TAKEN_IDS = ("lock", "logs", "report", "stop")
 _TAKEN_TASKS = ("checkpoints", "model")
+_OF_CLASSES: tuple[Metric, ...] = ("accuracy", "f1", "matthews")
+_OF_WORDS: tuple[Metric, ...] = ("accuracy", "f1")
+_OF_NUMBERS: tuple[Metric, ...] = ("spearman", "pearson")
 _TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-class Finding(NamedTuple):
-    key: Path
-    message: str
-    hint: str | None = None
-    cause: Path | None = None  # the other key, where two do not go together
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
     """Everything that does not hold in a recipe of valid types."""
-    yield from _model(recipe)
+    yield from model_checks.findings(recipe)
     yield from _engine(recipe)
     yield from _sources(recipe)
     yield from _definitions(recipe)
@@ -48,22 +46,6 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
 
 
 # --- sections -----------------------------------------------------------------------------------------------
-def _model(recipe: Recipe) -> Iterator[Finding]:
-    size = recipe.model.size
-    if isinstance(size, Shape) and size.hidden % size.heads:
-        near = [hidden for hidden in range(size.hidden, 0, -1) if hidden % size.heads == 0][:1]
-        more = (near or [0])[0] + size.heads
-        yield Finding(("model", "size", "hidden"), f"{size.hidden} is not a multiple of heads = {size.heads}",
-                      f"{listed([*map(str, near), str(more)], 'or')} would be", ("model", "size", "heads"))
-    lengths: list[tuple[Path, int]] = [(("corpus", "sequence_length"), recipe.corpus.sequence_length)]
-    lengths += [(("stages", stage.id, "sequence_length"), stage.sequence_length)
-                for stage in recipe.stages if isinstance(stage, FinetuneStage | ThroughputStage)]
-    for key, length in lengths:
-        if length > recipe.model.max_positions:
-            yield Finding(key, f"{length} is more than model.max_positions = {recipe.model.max_positions}",
-                          cause=("model", "max_positions"))
-
-
 def _engine(recipe: Recipe) -> Iterator[Finding]:
     engine = recipe.engine
     if engine.precision == "fp16" and engine.zero_stage == 0:
@@ -74,54 +56,14 @@ def _engine(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _sources(recipe: Recipe) -> Iterator[Finding]:
-    yield from _one_source(("tokenizer", "source"), recipe.tokenizer.source, _tokenizer_source)
+    yield from grammar.misspelt(("tokenizer", "source"), recipe.tokenizer.source, grammar.tokenizer)
     sources = recipe.corpus.sources
     yield from _list(("corpus", "sources"), sources)
     for index, source in enumerate(sources):
-        yield from _one_source(("corpus", "sources", index), source, _corpus_source)
+        yield from grammar.misspelt(("corpus", "sources", index), source, grammar.corpus)
     if recipe.tasks.root != "hub":
         yield Finding(("tasks", "root"), f"{shown(recipe.tasks.root)}: original files are not read yet",
                       "define the task with [tasks.define.NAME]")
-
-
-def _one_source(key: Path, source: str, check: Callable[[str], None]) -> Iterator[Finding]:
-    try:
-        check(source)
-    except Refusal as refusal:
-        problem = refusal.problems[0]
-        yield Finding(key, problem.message, problem.hint)
-
-
-def _tokenizer_source(source: str) -> None:
-    if source == "sentencepiece" or (source.startswith("path:") and source != "path:"):
-        return
-    if not source.startswith("hub:"):
-        raise Refusal(f"{shown(source)} is none of hub:ID, path:DIR and sentencepiece")
-    _, config, _, split = files.split_hub(source)
-    if config or split:
-        raise Refusal(f"{shown(source)}: a tokenizer has no configuration or split, only hub:ID[@REVISION]")
-
-
-def _corpus_source(source: str) -> None:
-    _any_source(source, files.CORPORA)
-
-
-def _rows_source(source: str) -> None:
-    _any_source(source, files.ROWS)
-    if source.startswith("hub:") and files.split_hub(source)[3] is None:
-        raise Refusal(f"{shown(source)} names no split: write {source}:train, say")
-    if source.startswith("path:") and not source.endswith(files.ROW_SUFFIXES):
-        raise Refusal(f"{shown(source)} is not a {listed(files.ROW_SUFFIXES, 'or')} file")
-
-
-def _any_source(source: str, builtin: Sequence[str]) -> None:
-    scheme, _, rest = source.partition(":")
-    if scheme == "hub":
-        files.split_hub(source)
-    elif scheme == "builtin" and rest not in builtin:
-        raise Refusal(f"{shown(source)} does not exist: {did_you_mean(rest, builtin, 'builtin')}")
-    elif scheme not in ("path", "builtin") or not rest:
-        raise Refusal(f"{shown(source)} is none of hub:ID, path:FILES and builtin:NAME")
 
 
 def _definitions(recipe: Recipe) -> Iterator[Finding]:
@@ -130,14 +72,35 @@ def _definitions(recipe: Recipe) -> Iterator[Finding]:
         if not _TASK_NAME.fullmatch(name) or name in _TAKEN_TASKS:
             yield Finding(key, "cannot be the name of a task: its folder bears it",
                           f"use small letters, digits and _ -; {listed(_TAKEN_TASKS)} are taken")
-        yield from _one_source((*key, "train"), task.train, _rows_source)
-        yield from _one_source((*key, "test"), task.test, _rows_source)
-        for metric in (task.metric, *task.others):
-            if (metric in ("spearman", "pearson")) != task.regression:
-                what = "a regression" if task.regression else "classes"
-                fits = ("spearman", "pearson") if task.regression else ("accuracy", "f1", "matthews")
-                yield Finding((*key, "metric" if metric == task.metric else "others"),
-                              f"{metric} does not measure {what}", f"{listed(fits)} do", (*key, "regression"))
+        suffixes = files.ROW_SUFFIXES if task.tokens is None else (".jsonl",)  # no other holds lists
+        for part in ("train", "test"):
+            yield from grammar.misspelt((*key, part), getattr(task, part), partial(grammar.rows, suffixes=suffixes))
+        yield from _words(key, task)
+        yield from _metrics(key, task)
+
+
+def _words(key: Path, task: TaskDefinition) -> Iterator[Finding]:
+    """A task about the words of a text has classes, one column of words and one of their classes."""
+    if task.tokens is None:
+        return
+    if task.regression:
+        yield Finding((*key, "regression"), "words have classes, not numbers", "leave out one of the two",
+                      (*key, "tokens"))
+    for other in ("text_pair", "label_name"):
+        if getattr(task, other) is not None:
+            yield Finding((*key, other), "has no meaning beside tokens", "leave it out", (*key, "tokens"))
+
+
+def _metrics(key: Path, task: TaskDefinition) -> Iterator[Finding]:
+    what, fits, cause = "classes", _OF_CLASSES, "regression"
+    if task.tokens is not None:
+        what, fits, cause = "the classes of words", _OF_WORDS, "tokens"
+    elif task.regression:
+        what, fits = "a regression", _OF_NUMBERS
+    for metric in (task.metric, *task.others):
+        if metric not in fits:
+            yield Finding((*key, "metric" if metric == task.metric else "others"),
+                          f"{metric} does not measure {what}", f"{listed(fits)} do", (*key, cause))
 
 
 # --- stages -------------------------------------------------------------------------------------------------
@@ -145,7 +108,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[Stage]) -> Iterator[F
     key: Path = ("stages", stage.id)
     if stage.id in _TAKEN_IDS:
         yield Finding((*key, "id"), f"{shown(stage.id)} is taken: a run directory has something else there")
-    yield from _origin(stage, key, earlier)
+    yield from _origin(recipe.model, stage, key, earlier)
     if isinstance(stage, RetrievalStage | PretrainStage) and stage.warmup_steps > stage.steps:
         yield Finding((*key, "warmup_steps"), f"{stage.warmup_steps} is more than steps = {stage.steps}",
                       cause=(*key, "steps"))
@@ -159,7 +122,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[Stage]) -> Iterator[F
                 yield Finding((*key, "copies", index), message, cause=("model", "N"))
 
 
-def _origin(stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Finding]:
+def _origin(model: ModelSection, stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Finding]:
     """`from`, and what stands for it where a stage does not say."""
     finetuned = [other.id for other in earlier if isinstance(other, FinetuneStage)]
     needs_finetuned = isinstance(stage, EvaluateStage | EnsembleStage)
@@ -173,11 +136,11 @@ def _origin(stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Findi
         if source not in finetuned:
             yield Finding(key, f"{shown(source)} is no finetune stage before this one",
                           did_you_mean(source, finetuned, "finetune stages"))
-    elif source.startswith(("hub:", "princeton:")):
-        yield Finding(key, f"{shown(source)} needs the importer, not built yet", "write run:PATH or path:DIR")
-    elif source.startswith(("run:", "path:")):
-        if not source.partition(":")[2]:
-            yield Finding(key, f"{shown(source)} names no place", "write run:PATH or path:DIR")
+    elif source.startswith(grammar.ELSEWHERE):
+        yield from grammar.misspelt(key, source, grammar.start)
+        if source.startswith("princeton:") and model.multiplexed and model.compat is None:
+            yield Finding(key, f"{shown(source)} is a model of the published numerics",
+                          'write compat = "princeton" in [model]', ("model", "compat"))
     else:
         yield from _origin_stage(key, source, earlier)
 
@@ -187,7 +150,7 @@ def _origin_stage(key: Path, source: str, earlier: Sequence[Stage]) -> Iterator[
     if named is None:
         yield Finding(key, f"{shown(source)} is no stage before this one",
                       did_you_mean(source, [other.id for other in earlier], "stages before it")
-                      + "; or run:PATH, path:DIR")
+                      + "; or run:PATH, path:DIR, hub:ID, princeton:NAME")
     elif isinstance(named, EvaluateStage | EnsembleStage | ThroughputStage):
         yield Finding(key, f"{shown(source)} trains no model: it is of kind {named.kind}")
     elif isinstance(named, FinetuneStage) and len(named.tasks) > 1:
@@ -227,5 +190,3 @@ def _list(key: Path, values: Sequence[Any]) -> Iterator[Finding]:
         if value in seen:
             yield Finding((*key, index), f"{shown(value)} is there twice")
         seen.add(value)
-
-

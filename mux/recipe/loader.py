@@ -13,7 +13,7 @@ from mux.recipe import checks, complaints, layers
 from mux.recipe.digest import leaves, resolved
 from mux.recipe.draft import Draft
 from mux.recipe.overrides import WHERE as SET
-from mux.recipe.refusal import Problem, Refusal
+from mux.recipe.refusal import Finding, Problem, Refusal
 from mux.recipe.schema import Recipe
 from mux.recipe.wording import dotted
 
@@ -50,7 +50,7 @@ def _validate(draft: Draft) -> Recipe | None:
         return None
 
 
-def _where(finding: checks.Finding, draft: Draft) -> str | None:
+def _where(finding: Finding, draft: Draft) -> str | None:
     """Of two keys that do not go together, the place of the one stated last: on top of the other."""
     def height(where: str | None) -> int:
         return 0 if where is None else 3 if where == SET else 2 if where.startswith(f"{draft.path}:") else 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from mux.recipe.positions import Path
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Problem:
         head = " ".join(part for part in (f"{self.where}:" if self.where else "", self.key or "") if part)
         text = f"{head}{': ' if self.key else ' ' if head else ''}{self.message}"
         return f"{text}\n    {self.hint}" if self.hint else text
+
+
+class Finding(NamedTuple):
+    """A problem of a key, before the loader has found the place where the key is stated."""
+
+    key: Path
+    message: str
+    hint: str | None = None
+    cause: Path | None = None  # the other key, where two do not go together
 
 
 class Refusal(Exception):

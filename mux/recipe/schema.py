@@ -50,20 +50,80 @@ class Shape(Section):
 SHAPES = {name: Shape(**numbers) for name, numbers in SIZES.items()}
 
 
+class Departures(Section):
+    """Where the numerics are better than the published ones: the fields of this name in `mux.model.MuxConfig`.
+
+    None: as `compat` says, true without it and false under "princeton" (weight 1, and 50).
+    """
+
+    shared_demultiplexer: bool | None = None
+    mask_padding: bool | None = None
+    segment_ids: bool | None = None
+    exact_replacement: bool | None = None
+    uncorrupted_retrieval: bool | None = None
+    deterministic_fillers: bool | None = None
+    own_special_ids: bool | None = None
+    plain_single: bool | None = None
+    discriminator_weight: Positive | None = None
+
+
 class ModelSection(Section):
-    family: Literal["bert"] = "bert"
+    """The model. Of family "hub" it is `source`, a plain encoder at N = 1, and only `HUB_KEYS` speak of it."""
+
+    family: Literal["bert", "electra", "hub"] = "bert"
+    source: Text | None = None  # of family "hub": hub:ID[@REVISION] | path:DIR
     size: Literal["TINY", "SMALL", "BASE", "LARGE"] | Shape = "BASE"
+    embedding: Count | None = None  # ELECTRA may embed narrower than it encodes; None: as wide
     N: Count = 1
-    multiplexer: Literal["gaussian"] = "gaussian"
-    demultiplexer: Literal["rsa"] = "rsa"
+    multiplexer: Literal[
+        "gaussian", "contextual", "contextual_v1", "orthogonal", "orthogonal_low_rank", "binary"
+    ] = "gaussian"
+    demultiplexer: Literal["rsa", "prefix"] = "rsa"
     demultiplexer_layers: Count = 3
+    learn_keys: bool = False  # train the multiplexing keys; the published models never did
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
     max_positions: Count = 512
+    compat: Literal["princeton"] | None = None  # the numerics of the published models
+    departures: Departures = Departures()
 
     @property
     def shape(self) -> Shape:
         return self.size if isinstance(self.size, Shape) else SHAPES[self.size]
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding or self.shape.hidden
+
+    @property
+    def multiplexed(self) -> bool:
+        """Whether there is a multiplexer and a demultiplexer around the encoder."""
+        return self.N > 1 or not self.departs("plain_single")
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens in front of every row: a marker for each text, under published ids a [CLS] behind them."""
+        if not self.multiplexed or self.demultiplexer != "prefix":
+            return 0
+        return self.N + (0 if self.departs("own_special_ids") else 1)
+
+    @property
+    def marker_ids(self) -> int:
+        """Rows of the vocabulary that prefix markers add: one for each text, and the one between markers."""
+        return self.N + 1 if self.prefix_length and self.departs("own_special_ids") else 0
+
+    def positions(self, length: int, *, pretraining: bool) -> int:
+        """Positions of the encoder for rows of `length` tokens: under published ids pre-training cuts rows to make
+        room for the prefix."""
+        return length if pretraining and not self.departs("own_special_ids") else length + self.prefix_length
+
+    def departs(self, name: str) -> bool:
+        """Whether the numerics depart from the published ones in this respect."""
+        value: bool | None = getattr(self.departures, name)
+        return self.compat is None if value is None else value
+
+
+HUB_KEYS = ("family", "source", "N")  # size, dropout, positions and numerics are the encoder's own
 
 
 class TokenizerSection(Section):
@@ -97,13 +157,19 @@ Metric = Literal["accuracy", "f1", "matthews", "spearman", "pearson"]
 
 
 class TaskDefinition(Section):
-    """A classification or regression task, in `mux.recipe.tasks.TASKS` or in `[tasks.define.NAME]`."""
+    """A task of classes or numbers, for texts or for their words, in `mux.recipe.tasks.TASKS` or in
+    `[tasks.define.NAME]`.
+
+    A row of words is {"tokens": ["Ada", "wrote"], "labels": ["PERSON", "O"]}, say: `tokens` and `label` name its
+    columns, and `text` and `text_pair` have no meaning.
+    """
 
     train: Text  # path:FILE (jsonl, tsv, csv) | hub:ID[/CONFIG][@REVISION]:SPLIT | builtin:NAME
     test: Text  # the rows that are reported (GLUE: the validation split, as in the paper)
     text: Text = "text"  # column names
     text_pair: Text | None = None
-    label: Text = "label"
+    tokens: Text | None = None  # the column with the list of words, each of which gets a class
+    label: Text = "label"  # a class or a number, or the list of the words' classes
     label_name: Text | None = None  # a column that names the classes; without it the label itself is the name
     metric: Metric = "accuracy"
     others: Annotated[tuple[Metric, ...], Field(strict=False)] = ()
@@ -117,10 +183,12 @@ class TasksSection(Section):
 
 
 class StageSection(Section):
-    """What all stages have. `from` names the stage, run or folder whose model the stage starts from."""
+    """What all stages have. `from` names what the stage's model starts from: a stage id | run:PATH | path:DIR |
+    hub:ID[@REVISION] | princeton:NAME. A plain BERT or ELECTRA in a folder or on the hub starts the backbone alone.
+    """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")]  # the loader fills in the kind
-    from_: Text | None = Field(None, alias="from")  # stage id | run:PATH | path:DIR; None: the stage before
+    from_: Text | None = Field(None, alias="from")  # None: the stage before
 
     everywhere: ClassVar[bool] = False  # True: takes every device of the cluster; False: one device
 
@@ -150,13 +218,16 @@ class RetrievalStage(TrainingStage):
 
 
 class PretrainStage(TrainingStage):
-    """Masked language modelling; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (Table 12)."""
+    """BERT: masked language modelling; ELECTRA: telling replaced tokens, with the uniform random generator.
+
+    loss = (1 - r) task + r retrieval with r = `retrieval_rate` (Table 12).
+    """
 
     kind: Literal["pretrain"]
     seed: Natural = 0
     steps: Count = 1_000_000
     warmup_steps: Natural = 10_000
-    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the tokens that are masked or replaced
     retrieval_rate: Rate = 0.0
 
     everywhere: ClassVar[bool] = True
@@ -170,6 +241,8 @@ class Search(Section):
 
 
 class FinetuneStage(TrainingStage):
+    """Train each task; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (T-MUX: 0.1)."""
+
     kind: Literal["finetune"]
     tasks: Texts
     steps: Count | dict[str, Count] | None = None  # None or a task not named: the task's own (Table 8)
@@ -177,6 +250,7 @@ class FinetuneStage(TrainingStage):
     learning_rate: Positive = 5e-5
     warmup_fraction: Rate = 0.1
     adam_epsilon: Positive = 1e-8
+    retrieval_rate: Rate = 0.0
     sequence_length: Length = 128
     seeds: Naturals = (0,)
     tickets: Count = 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import hostfile, memory, plan
+from launcher import footprint, hostfile, memory, plan
 from mux.recipe import Loaded, Recipe, Refusal, load
 from mux.recipe.digest import digest, resolved
 from mux.run import Cluster, Host, Plan
@@ -246,11 +246,68 @@ def test_parameters_and_memory(tmp_path):
     assert row["recipe"] and not stages["pretrain", 2]["recipe"]
     assert row["optimizer"] == -(-12 * size.trained // 8)
     assert stages["finetune", 3]["optimizer"] == 12 * size.trained
-    decoded = {"retrieval": 64, "pretrain": 64 * 2 * 0.15}
-    for stage, rows in decoded.items():
+    read = {"retrieval": (64, 64), "pretrain": (64 * 2 * 0.15, 64 * 2 * 0.15), "finetune": (2, 0)}
+    for stage, (demultiplexed, decoded) in read.items():
         assert stages[stage, 0]["activations"] == memory.activations(
-            recipe(tmp_path).recipe.model, recipe(tmp_path).recipe.engine, 1000,
-            micro_batch=32, sequence_length=64, decoded_rows=rows)
+            recipe(tmp_path).recipe.model, recipe(tmp_path).recipe.engine, 1000, micro_batch=32,
+            positions=128 if stage == "finetune" else 64, demultiplexed=demultiplexed, decoded=decoded)
+
+
+WORDS = '[tasks.define.words]\ntrain = "path:a.jsonl"\ntest = "path:b.jsonl"\ntokens = "tokens"\nsteps = 5\n'
+
+
+@pytest.mark.parametrize(("changes", "stage", "positions", "demultiplexed", "decoded"), [
+    (['model.family="electra"'], "pretrain", 64, 2 * 64, 0),
+    (['model.family="electra"', "stages.pretrain.retrieval_rate=0.1"], "pretrain", 64, 3 * 64, 64),
+    (["stages.pretrain.retrieval_rate=0.1"], "pretrain", 64, 1.3 * 64, 1.3 * 64),
+    (["stages.finetune.retrieval_rate=0.1"], "finetune", 128, 2 + 128, 128),
+    (['stages.finetune.tasks=["words"]'], "finetune", 128, 2 * 128, 0),
+    (['model.demultiplexer="prefix"'], "retrieval", 66, 64, 64),
+    (['model.demultiplexer="prefix"'], "finetune", 130, 2, 0),
+    (['model.demultiplexer="prefix"', 'model.compat="princeton"'], "retrieval", 64, 64, 64),
+    (['model.demultiplexer="prefix"', 'model.compat="princeton"'], "finetune", 131, 2, 0),
+])
+def test_states_that_a_step_reads(tmp_path, changes, stage, positions, demultiplexed, decoded):
+    text = RECIPE.replace("[[stages]]", f"{WORDS}[[stages]]", 1)
+    loaded = recipe(tmp_path, *changes, text=text)
+    made = planned(tmp_path, *changes, text=text)
+    row = next(row for row in made.memory if row["stage"] == stage)
+    assert row["activations"] == memory.activations(
+        loaded.recipe.model, loaded.recipe.engine, 1000, micro_batch=32, positions=positions,
+        demultiplexed=demultiplexed, decoded=decoded)
+
+
+HUB = """
+name = "case"
+[model]
+family = "hub"
+source = "path:encoder"
+[tokenizer]
+source = "path:encoder"
+[corpus]
+sources = ["builtin:wiki_leads"]
+[[stages]]
+kind = "finetune"
+tasks = ["topic"]
+[[stages]]
+kind = "evaluate"
+[[stages]]
+kind = "throughput"
+"""
+
+
+def test_an_encoder_of_the_hub(tmp_path, monkeypatch):
+    """Fine-tuning starts from it; its size is known only if it is here."""
+    monkeypatch.chdir(tmp_path)
+    made = planned(tmp_path, text=HUB)
+    assert [stage.source for stage in made.stages] == ["path:encoder", "finetune", None]
+    assert (made.parameters, made.memory, made.disk_bytes) == (None, [], 0)
+    assert planned(tmp_path, 'model.source="hub:a/b"', text=HUB).stage("finetune").source == "hub:a/b"
+    Path("encoder").mkdir()
+    Path("encoder/model.safetensors").write_bytes(bytes(4000))
+    made = planned(tmp_path, text=HUB)
+    assert (made.parameters, made.memory) == (1000, [])
+    assert made.disk_bytes == (1 + 1) * (4 + 12) * 1000 + (1 + 1) * 4000
 
 
 def test_disk(tmp_path):
@@ -262,7 +319,7 @@ def test_disk(tmp_path):
     size = memory.pretraining(loaded.recipe.model, 1000)
     checkpoint, model = 14 * size.trained + 2 * size.frozen, 4 * size.total
     texts = (ROOT / "mux/data/builtin/wiki_leads.txt").stat().st_size
-    needs = plan.disk(loaded.recipe, made.stages)
+    needs = footprint.disk(loaded.recipe, made.stages)
     assert needs == {
         "stage retrieval": (1 + 1) * checkpoint + model,  # 100 steps: only the last is saved
         "stage pretrain": (4 + 1) * checkpoint + model,
@@ -273,7 +330,7 @@ def test_disk(tmp_path):
 
 def test_disk_of_texts_that_are_not_here(tmp_path):
     loaded = recipe(tmp_path, 'corpus.sources=["hub:wikimedia/wikipedia/20231101.en", "path:none/*.txt"]')
-    needs = plan.disk(loaded.recipe, plan.make(loaded, cluster(2), tmp_path).stages)
+    needs = footprint.disk(loaded.recipe, plan.make(loaded, cluster(2), tmp_path).stages)
     assert needs["token store, without hub: texts"] == 0
 
 

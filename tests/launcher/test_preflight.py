@@ -194,6 +194,31 @@ def test_columns_that_the_task_names():
     assert all('has no column "second" and "name"' in text for text in found)
 
 
+WORDS = ('tasks.define.mood.tokens="words"', 'tasks.define.mood.label="tags"',
+         'tasks.define.mood.train="path:words.jsonl"', 'tasks.define.mood.test="path:words.jsonl"')
+
+
+@pytest.mark.parametrize(("row", "wrong"), [
+    ('{"words": ["Ada", "wrote"], "tags": ["A", 0]}', None),
+    ('{"words": ["Ada"]}', 'has no column "tags"\n    it has "words"'),
+    ('{"words": "Ada", "tags": ["A"]}', 'row 2 of words.jsonl has no list in column "words"'),
+    ('{"words": ["Ada"], "tags": []}', 'row 2 of words.jsonl has no list in column "tags"'),
+    ('{"words": ["Ada", "wrote"], "tags": ["A"]}', 'has "words" of 2 and "tags" of 1: a class for each word'),
+    ('{"words": ["Ada", " "], "tags": ["A", "B"]}', 'has something else than words in column "words"'),
+    ('{"words": ["Ada"], "tags": [null]}', "has words without a label"),
+])
+def test_rows_of_words(row, wrong):
+    Path("words.jsonl").write_text('{"words": ["x", "y"], "tags": ["A", "B"]}\n' + row)
+    found = problems(planned(*WORDS))
+    assert len(found) == (2 if wrong else 0)  # it is both train and test
+    assert all(wrong in text for text in found)
+
+
+def test_words_of_one_class():
+    Path("words.jsonl").write_text('{"words": ["x", "y"], "tags": ["A", "A"]}')
+    assert 'all rows have the label "A"' in only(problems(planned(*WORDS)))
+
+
 def test_missing_files_are_warnings_in_a_dry_run():
     shutil.rmtree("texts")
     Path("train.jsonl").unlink()
@@ -224,7 +249,20 @@ def test_start_from_a_folder():
     model_folder("old")
     assert problems(made) == []
     Path("old/model.safetensors").rename("old/pytorch_model.bin")
-    assert f"{Path.cwd()}/old has no model.safetensors" in only(problems(made))
+    assert problems(made) == []
+    Path("old/pytorch_model.bin").unlink()
+    assert f"{Path.cwd()}/old has no weights (model.safetensors or pytorch_model.bin)" in only(problems(made))
+    Path("old/config.json").unlink()
+    assert f"{Path.cwd()}/old has no config.json and no weights" in only(problems(made))
+
+
+def test_an_encoder_in_a_folder():
+    text = FINETUNING_ONLY.replace('size = "TINY"\nN = 2', 'family = "hub"\nsource = "path:encoder"')
+    Path("case.toml").write_text(text)
+    made = plan.make(load(Path("case.toml")), hostfile.this_host(1), Path("runs/case"))
+    assert only(problems(made)) == f"case.toml:5: model.source: there is no folder {Path.cwd()}/encoder"
+    model_folder("encoder")
+    assert problems(made) == [] and preflight.warnings(made) == []
 
 
 def test_start_from_a_run():

@@ -131,6 +131,32 @@ def test_the_same_plan_prints_the_same():
     assert rendered("quickstart.toml") == rendered("quickstart.toml")
 
 
+def test_models_in_words():
+    def head(name: str, *changes: str) -> str:
+        return rendered(name, *changes).partition("cluster  ")[0]
+
+    assert ("electra BASE, N = 2\n            12 layers x 768 from embeddings of 128, 12 heads, intermediate 3072\n"
+            "            gaussian multiplexer, rsa demultiplexer of 3 layers\n") in head(
+                "electra_base_n2.toml", "model.embedding=128")
+    assert "demultiplexer" not in head("electra_base_n1.toml")
+    assert ("gaussian multiplexer, prefix demultiplexer of 1 layer\n            numerics of the published models\n"
+            in head("prefix_base_n2.toml", 'model.compat="princeton"'))
+    assert "contextual multiplexer, rsa demultiplexer of 3 layers" in head("contextual_base_n10.toml")
+
+
+def test_an_encoder_of_the_hub_is_not_invented():
+    text = rendered("hub_distilbert.toml")
+    assert "model       hub:distilbert/distilbert-base-uncased, N = 1\n            a plain encoder" in text
+    assert "parameters  not known before the encoder is fetched\n" in text
+    assert "`- stage throughput, from new weights" in text
+    assert "|- stage finetune, from hub:distilbert/distilbert-base-uncased" in text
+    values = section(text, "Values, and where each comes from")
+    model = values.partition("[model]\n")[2].partition("[tokenizer]")[0]
+    assert [line.split()[0] for line in model.splitlines()] == ["family", "source", "N"]
+    assert section(text, "Memory per device, an estimate").startswith("not known")
+    assert section(text, "Disk") == "checkpoints and models: not known before the encoder is fetched"
+
+
 def test_warnings_come_first():
     planned, loaded = made("quickstart.toml")
     head = preview.render(planned, loaded, ["no GPU here\n    --set x=1", "and more"]).partition("Values")[0]

@@ -16,12 +16,12 @@ from mux.run import Cluster, Host, Plan
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def plan(N: int = 2, name: str = "quickstart") -> Plan:
+def plan(N: int = 2, name: str = "quickstart", tasks: dict[str, Any] | None = None, **model: Any) -> Plan:
     cluster = Cluster(hosts=(Host(name="localhost", slots=2, local=True),), device="cpu", source="this host")
     return Plan(
         name=name,
         directory="/runs/quickstart",
-        recipe={"model": {"family": "bert", "size": "TINY", "N": N}},
+        recipe={"model": {"family": "bert", "size": "TINY", "N": N} | model, "tasks": {"define": tasks or {}}},
         recipe_digest="",
         provenance={},
         cluster=cluster,
@@ -136,6 +136,20 @@ def test_the_python_is_python_at_every_width(width: int) -> None:
         {"pipeline": pipeline, "print": lambda value: names.update(out=value)},
     )
     assert names == {"task": "text-classification", "model": "m/finetune/model", "batch_size": 64, "out": 2}
+
+
+def test_a_model_for_words_has_the_pipeline_for_words() -> None:
+    words = {"topic": {"tokens": "words"}}
+    assert 'pipeline("token-classification", model=' in drawn(quickstart(), 120, Path("r"), plan(tasks=words))
+    assert 'pipeline("text-classification", model=' in drawn(quickstart(), 120, Path("r"), plan(tasks={"topic": {}}))
+
+
+def test_families() -> None:
+    assert "masked-token accuracy" in drawn(quickstart(), 120, Path("r"))
+    electra = drawn(quickstart(), 120, Path("r"), plan(family="electra"))
+    assert "electra TINY, N = 2" in electra and "replaced-token accuracy" in electra and "masked" not in electra
+    hub = plan(N=1, family="hub", size="BASE", source="hub:a/b")
+    assert "hub:a/b, N = 1 on 2 cpu devices" in drawn(quickstart(), 120, Path("r"), hub)
 
 
 def test_the_model_is_named_as_it_is_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mux.recipe import FinetuneStage, PretrainStage, Recipe, RetrievalStage, ThroughputStage, load
+from mux.recipe import FinetuneStage, PretrainStage, Recipe, RetrievalStage, ThroughputStage, differences, load
+from mux.recipe.digest import resolved
 from mux.recipe.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
@@ -16,9 +17,24 @@ RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 FAMILY = [(size, N) for size in ("SMALL", "BASE", "LARGE") for N in (1, 2, 5, 10)]
 
 
+MULTIPLEXED = (2, 5, 10)
+TMUX = [(size, N) for size in ("SMALL", "BASE", "LARGE") for N in MULTIPLEXED]
+TABLE_12 = [(N, rate) for N in MULTIPLEXED for rate in ("0.1", "0.2", "0.5")]
+TABLE_2 = {
+    "hub_distilbert": "hub:distilbert/distilbert-base-uncased",
+    "hub_tinybert6": "hub:huawei-noah/TinyBERT_General_6L_768D",
+    "hub_mobilebert": "hub:google/mobilebert-uncased",
+    "hub_prune_ofa": "hub:Intel/bert-base-uncased-sparse-85-unstructured-pruneofa",
+}
+
+
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 13
-    assert {path.stem for path in RECIPES} >= {"quickstart", *(f"bert_{size.lower()}_n{N}" for size, N in FAMILY)}
+    assert {path.stem for path in RECIPES} == {
+        "quickstart", *TABLE_2,
+        *(f"bert_{size.lower()}_n{N}" for size, N in FAMILY), *(f"electra_base_n{N}" for N in (1, *MULTIPLEXED)),
+        *(f"tmux_{size.lower()}_n{N}" for size, N in TMUX), *(f"contextual_base_n{N}" for N in MULTIPLEXED),
+        *(f"prefix_base_n{N}" for N in MULTIPLEXED), *(f"bert_large_n{N}_retrieval_{rate}" for N, rate in TABLE_12),
+    }
 
 
 @pytest.mark.parametrize("path", [*RECIPES, ROOT / "tests/recipes/tiny.toml"], ids=lambda path: path.stem)
@@ -77,6 +93,56 @@ def test_the_family_carries_tables_7_and_8(size: str, N: int) -> None:
         assert (retrieval.steps, retrieval.learning_rate, retrieval.batch) == (10_000, 1e-4, 256)
         ensemble = next(stage for stage in recipe.stages if stage.kind == "ensemble")
         assert ensemble.copies == (1, N)
+
+
+def changes(base: str, name: str) -> dict[str, object]:
+    """Dotted key -> its value in recipe `name`, where that differs from the one of recipe `base`."""
+    one, other = (resolved(load(ROOT / f"recipes/{recipe}.toml").recipe) for recipe in (base, name))
+    found = {key: new for key, _, new in differences(one, other)}
+    assert found.pop("name") == name
+    return found
+
+
+@pytest.mark.parametrize("N", [1, *MULTIPLEXED])
+def test_electra_is_bert_in_all_but_its_family(N: int) -> None:
+    assert changes(f"bert_base_n{N}", f"electra_base_n{N}") == {"model.family": "electra"}
+
+
+@pytest.mark.parametrize("N", MULTIPLEXED)
+def test_the_ablations_of_table_13(N: int) -> None:
+    assert changes(f"bert_base_n{N}", f"contextual_base_n{N}") == {"model.multiplexer": "contextual"}
+    assert changes(f"bert_base_n{N}", f"prefix_base_n{N}") == {
+        "model.demultiplexer": "prefix", "corpus.sequence_length": 512 - N}
+
+
+@pytest.mark.parametrize(("N", "rate"), TABLE_12)
+def test_the_retrieval_rates_of_table_12(N: int, rate: str) -> None:
+    assert changes(f"bert_large_n{N}", f"bert_large_n{N}_retrieval_{rate}") == {
+        "stages.pretrain.retrieval_rate": float(rate)}
+
+
+@pytest.mark.parametrize(("size", "N"), TMUX)
+def test_tmux_is_primed_and_fine_tuned_but_not_pre_trained(size: str, N: int) -> None:
+    found = changes(f"bert_{size.lower()}_n{N}", f"tmux_{size.lower()}_n{N}")
+    assert found == {
+        "model.demultiplexer": "prefix",
+        "corpus.sources": ["hub:Salesforce/wikitext/wikitext-103-raw-v1"],
+        "corpus.sequence_length": 512 - N,
+        "stages.pretrain": None,
+        "stages.retrieval.steps": 500_000,
+        "stages.retrieval.warmup_steps": 10_000,
+        "stages.retrieval.save_every": 10_000,
+        "stages.finetune.retrieval_rate": 0.1,
+        "stages.finetune.search.batch": [24],
+    }
+
+
+@pytest.mark.parametrize(("name", "source"), TABLE_2.items())
+def test_the_baselines_of_table_2_are_fine_tuned_and_timed_as_bert_is(name: str, source: str) -> None:
+    found = changes("bert_base_n1", name)
+    assert found.pop("engine.precision", "bf16") == "bf16"
+    assert found == {"model.family": "hub", "model.source": source, "tokenizer.source": source,
+                     "stages.pretrain": None}
 
 
 def test_steps_of_table_8() -> None:

@@ -42,7 +42,8 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
         ("N = 2", 'N = 2\nname = "y"', "x.toml:6: model.name: is not a key\n    "
          "name is a key of the recipe itself, above its first table"),
         ("copies = [1, 2]", "copies = [1, 2]\nretrieval_rate = 0.1",
-         "x.toml:27: stages.ensemble.retrieval_rate: is not a key\n    retrieval_rate is a key of pretrain stages"),
+         "x.toml:27: stages.ensemble.retrieval_rate: is not a key\n    retrieval_rate is a key of "
+         "pretrain and finetune stages"),
         ("copies = [1, 2]", "copies = [1, 2]\nmax_restarts = 10",
          "x.toml:27: stages.ensemble.max_restarts: is not a key\n    max_restarts is a key of [cluster]"),
         ('name = "small"', 'name = "small"\nprecison = "fp16"',
@@ -173,13 +174,19 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
         ('kind = "finetune"\ntasks = ["topic"]', 'kind = "throughput"', "x.toml:23: stages.ensemble: "
          "needs a finetune stage before it: ensemble has no model to work on"),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "ensemble"', 'x.toml:23: stages.finetune.from: "ensemble" is '
-         "no stage before this one\n    stages before it: pretrain; or run:PATH, path:DIR"),
+         "no stage before this one\n    stages before it: pretrain; or run:PATH, path:DIR, hub:ID, princeton:NAME"),
         ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nkind = "throughput"\nfrom = "ensemble"', "x.toml:29: "
          "stages.throughput.from: has no meaning here: speed does not depend on the weights\n    leave it out"),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "princeton:x"', "x.toml:23: stages.finetune.from: "
-         '"princeton:x" needs the importer, not built yet\n    write run:PATH or path:DIR'),
-        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "hub:a/b"', "x.toml:23: stages.finetune.from: "
-         '"hub:a/b" needs the importer, not built yet\n    write run:PATH or path:DIR'),
+         '"princeton:x" is a model of the published numerics\n    write compat = "princeton" in [model]'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "princeton:a/b"', "x.toml:23: stages.finetune.from: "
+         '"princeton:a/b" names no published model\n    write its name alone, as in '
+         'princeton:muxbert_base_gaussian_hadamard_index_pos_2\nx.toml:23: stages.finetune.from: "princeton:a/b" is a '
+         'model of the published numerics\n    write compat = "princeton" in [model]'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "hub:a b"', "x.toml:23: stages.finetune.from: "
+         '"hub:a b" names no model of the hub\n    write hub:ID[@REVISION], as in hub:google-bert/bert-base-uncased'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "hub:a/b/c"', "x.toml:23: stages.finetune.from: "
+         '"hub:a/b/c": a model has no configuration or split, only hub:ID[@REVISION]'),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "run:"', 'x.toml:23: stages.finetune.from: "run:" names no '
          "place\n    write run:PATH or path:DIR"),
         ('tasks = ["topic"]', 'tasks = ["topic", "rte"]\n[[stages]]\nid = "more"\nkind = "finetune"\n'
@@ -193,6 +200,31 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
 )
 def test_keys_do_not_go_together(folder: Any, old: str, new: str, told: str) -> None:
     assert folder.refusal(folder.changed((old, new))) == told
+
+
+def test_tasks_of_words(folder: Any) -> None:
+    text = folder.changed(('tasks = ["topic"]', 'tasks = ["words"]\nsteps = 10')) + """
+[tasks.define.words]
+train = "path:rows.csv"
+test = "path:rows.jsonl"
+tokens = "tokens"
+label = "labels"
+label_name = "names"
+text_pair = "second"
+regression = true
+metric = "spearman"
+others = ["accuracy"]
+"""
+    assert folder.refusal(text) == """\
+x.toml:30: tasks.define.words.train: "path:rows.csv" is not a .jsonl file
+x.toml:34: tasks.define.words.label_name: has no meaning beside tokens
+    leave it out
+x.toml:35: tasks.define.words.text_pair: has no meaning beside tokens
+    leave it out
+x.toml:36: tasks.define.words.regression: words have classes, not numbers
+    leave out one of the two
+x.toml:37: tasks.define.words.metric: spearman does not measure the classes of words
+    accuracy and f1 do"""
 
 
 def test_definitions_of_tasks(folder: Any) -> None:
