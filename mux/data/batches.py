@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mux.data.corpus import Corpus
-from mux.data.masking import mask_tokens, retrieval_slots
+from mux.data.encoding import Encoded
+from mux.data.masking import IGNORED, Corruption, Vocabulary, retrieval_slots
 from mux.data.sampler import group_rows
-from mux.data.tasks import Encoded
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,32 @@ class Share:
 
 @dataclass(frozen=True)
 class TextQuestions:
-    """What pre-training asks of a group of rows: masked tokens, retrieved tokens, or both."""
+    """What pre-training asks of a group of rows: about its corrupted tokens, the group's own tokens, or both."""
 
-    mask_id: int
-    special_ids: tuple[int, ...]
-    vocabulary: int
-    mask_rate: float | None  # None: nothing is masked (the retrieval stage)
+    vocabulary: Vocabulary
+    corruption: Corruption | None  # None: the tokens stay as they are
+    rate: float  # of the corruption
+    task: bool  # whether the corruption is asked about
     retrieval: bool
-    pad_id: int
+    uncorrupted: bool = True  # retrieval decodes the tokens as they were (design section 4, departure 5), or as fed
+    unread: int = 0  # so many last positions the model cuts off to make room for a prefix (numerics section 1.4)
 
     def __call__(self, ids_BNL: np.ndarray, seed: int, step: int, first_group: int) -> dict[str, Tensor]:
-        real_BNL = ids_BNL != self.pad_id
+        real_BNL = ids_BNL != self.vocabulary.pad_id
+        asked_BNL = real_BNL & (np.arange(ids_BNL.shape[-1]) < ids_BNL.shape[-1] - self.unread)
         batch = {"input_ids": ids_BNL, "attention_mask": real_BNL.astype(np.int64)}
-        if self.mask_rate is not None:
-            batch["input_ids"], batch["labels"] = mask_tokens(
-                ids_BNL, self.special_ids, self.mask_id, self.vocabulary, self.mask_rate, seed, step, first_group)
+        if self.corruption is not None:
+            batch["input_ids"], labels = self.corruption(
+                ids_BNL, self.vocabulary, self.rate, seed, step, first_group)
+            if self.task:
+                batch["labels"] = np.where(asked_BNL, labels, IGNORED)
+        if self.retrieval and self.uncorrupted:
+            batch["retrieval_labels"] = ids_BNL
         rows = {name: array.reshape(-1, array.shape[-1]) for name, array in batch.items()}
         if self.retrieval:
-            # The tokens to decode are the uncorrupted ones (design section 4, departure 5).
-            rows["retrieval_labels"] = ids_BNL.reshape(-1, ids_BNL.shape[-1])
-            rows["retrieval_slots"] = retrieval_slots(real_BNL, seed, step, first_group)
+            # Of cut rows the model counts positions from the prefix on.
+            slots_BL = retrieval_slots(asked_BNL, seed, step, first_group)
+            rows["retrieval_slots"] = np.roll(slots_BL, self.unread, axis=1)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in rows.items()}
 
 
@@ -80,18 +86,26 @@ class CorpusBatches:
 
 @dataclass(frozen=True)
 class TaskBatches:
-    """`batches(step)` for finetune: rows padded to the longest of the micro-batch."""
+    """`batches(step)` for finetune: rows padded to the longest of the micro-batch, or as `encoded` says."""
 
     encoded: Encoded
     key: str  # content hash of the task, of which the order is a function
     N: int
     seed: int
     share: Share
+    retrieval: bool = False  # whether the group's tokens are asked for beside the labels
 
     def __call__(self, step: int) -> list[dict[str, Tensor]]:
-        rows_BN = group_rows(len(self.encoded.labels), self.N, self.share.groups, self.key, self.seed, step)
-        return [self.take(rows_BN[groups].ravel()) for groups in self.share]
+        rows_BN = group_rows(len(self.encoded), self.N, self.share.groups, self.key, self.seed, step)
+        return [self.take(rows_BN[groups], step, groups.start) for groups in self.share]
 
-    def take(self, rows: np.ndarray) -> dict[str, Tensor]:
-        arrays = self.encoded.batch(rows) | {"labels": self.encoded.labels[rows]}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    def take(self, rows_BN: np.ndarray, step: int, first_group: int) -> dict[str, Tensor]:
+        rows = rows_BN.ravel()
+        arrays = self.encoded.batch(rows)
+        length = arrays["input_ids"].shape[1]
+        arrays["labels"] = self.encoded.labels_of(rows, length)
+        if self.retrieval:
+            # Drawn for rows as long as rows may be: a position's draw does not depend on the longest of its batch.
+            real_BNL = (np.arange(self.encoded.longest) < self.encoded.lengths[rows_BN][..., None])
+            arrays["retrieval_slots"] = retrieval_slots(real_BNL, self.seed, step, first_group)[:, :length]
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

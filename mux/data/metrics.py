@@ -1,4 +1,4 @@
-"""The metrics of GLUE-like tasks, and what a constant answer would reach.
+"""The metrics of GLUE-like tasks and of words, and what a constant answer would reach.
 
 None is ever NaN: a model that gives every row the same answer has an undefined correlation, which counts as 0
 (the value that says "no relation"), so that means over tickets and seeds stay numbers.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 Measuring = Callable[[np.ndarray, np.ndarray], float]
+MISSING = -1  # the prediction for a word that the model did not see, because its row was cut: always wrong
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -59,13 +60,22 @@ def _correlation(measure: Callable, predictions: np.ndarray, labels: np.ndarray)
     return value if np.isfinite(value) else 0.0
 
 
+def f1_of_words(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the F1 of all classes; a word without a prediction is a miss of its class."""
+    from sklearn.metrics import f1_score
+
+    classes = np.setdiff1d(np.union1d(predictions, labels), [MISSING])
+    return float(f1_score(labels, predictions, labels=classes, average="macro", zero_division=0.0))
+
+
 METRICS: dict[str, Measuring] = {
     "accuracy": accuracy, "f1": f1, "matthews": matthews, "spearman": spearman, "pearson": pearson,
 }
+WORD_METRICS: dict[str, Measuring] = METRICS | {"f1": f1_of_words}
 
 
-def majority(metric: str, train_labels: np.ndarray, test_labels: np.ndarray) -> float | None:
-    """The metric of always naming the most frequent class of the test rows; None for regression.
+def majority(measure: Measuring, train_labels: np.ndarray, test_labels: np.ndarray) -> float | None:
+    """What always naming the most frequent class of the test rows would reach; None for regression.
 
     Equally frequent classes: the one that is more frequent in the train rows (it matters for F1).
     """
@@ -74,4 +84,4 @@ def majority(metric: str, train_labels: np.ndarray, test_labels: np.ndarray) -> 
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     test, train = np.bincount(test_labels, minlength=classes), np.bincount(train_labels, minlength=classes)
     answer = max(range(classes), key=lambda number: (test[number], train[number], -number))
-    return METRICS[metric](np.full_like(test_labels, answer), test_labels)
+    return measure(np.full_like(test_labels, answer), test_labels)

@@ -1,18 +1,20 @@
-"""Classification and regression tasks: rows of text or text pairs with labels, and their token ids.
+"""Tasks: rows of text or text pairs with a class or a number, or rows of words with a class for each word.
 
-Sources: `path:FILE` (jsonl, tsv, csv), `builtin:NAME`, `hub:ID[/CONFIG][@REVISION]:SPLIT`.
+Sources: `path:FILE` (jsonl, tsv, csv), `builtin:NAME`, `hub:ID[/CONFIG][@REVISION]:SPLIT`. Rows of words cannot be
+written in tsv and csv.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,17 +22,13 @@ from mux.data import sources
 from mux.recipe import files
 from mux.recipe.schema import TaskDefinition
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-_ENCODE_AT_ONCE = 1000  # texts
-
 
 @dataclass(frozen=True)
 class Examples:
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] | tuple[tuple[str, ...], ...]  # each a text, or its words
     pairs: tuple[str, ...] | None  # the second texts, if the task is about pairs
-    labels: np.ndarray  # [count], int64 classes, or float32 for regression
+    labels: np.ndarray  # [count], int64 classes or float32 numbers; of words [words], all rows' one behind the other
+    of_words: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,8 +61,8 @@ def load_task(name: str, definition: TaskDefinition) -> Task:
     train rows.
 
     Raises Refusal or ValueError naming file and row: a column that is not there, a text or label that is
-    missing, a label that is no number (regression) or that only the test rows have, fewer than two classes,
-    no rows.
+    missing, a label that is no number (regression) or that only the test rows have, words without as many labels,
+    fewer than two classes, no rows.
     """
     train, test = _Table.read(definition.train), _Table.read(definition.test)
     texts = [_examples(table, definition) for table in (train, test)]
@@ -80,10 +78,10 @@ def load_task(name: str, definition: TaskDefinition) -> Task:
         if len(names) < 2:
             raise ValueError(f"{train.source}: column {definition.label!r} has only the class {names[0]!r}; "
                              "two or more are needed (a number to predict: regression = true)")
-        labels = [
-            np.array(list(_numbered(table, definition.label, list(found), train.source)), dtype=np.int64)
-            for table in (train, test)]
-    parts = [Examples(first, second, y) for (first, second), y in zip(texts, labels, strict=True)]
+        labels = [np.array(list(_numbered(table, definition, list(found), train.source)), dtype=np.int64)
+                  for table in (train, test)]
+    of_words = definition.tokens is not None
+    parts = [Examples(first, second, y, of_words) for (first, second), y in zip(texts, labels, strict=True)]
     return Task(name, definition, names, parts[0], parts[1])
 
 
@@ -116,8 +114,8 @@ class _Table:
             raise ValueError(f"{source}: which split? Write hub:ID[/CONFIG][@REVISION]:SPLIT, "
                              f"for example {source}:train")
         data = sources.load_hub(source, split)
-        classes = {name: tuple(feature.names) for name, feature in data.features.items()
-                   if type(feature).__name__ == "ClassLabel"}
+        kinds = {name: getattr(feature, "feature", feature) for name, feature in data.features.items()}  # of lists
+        classes = {name: tuple(kind.names) for name, kind in kinds.items() if type(kind).__name__ == "ClassLabel"}
         places = [f"{source}: row {number}" for number in range(1, len(data) + 1)]
         return cls(source, _some(list(data), source), places, classes)
 
@@ -129,9 +127,24 @@ class _Table:
                 raise ValueError(f"{place}: no column {name!r}; it has {', '.join(map(str, row))}"
                                  + (f"; did you mean {near[0]!r}?" if near else ""))
             value = row[name]
-            if value is None or (isinstance(value, str) and not value.strip()):
+            if value is None or value == [] or (isinstance(value, str) and not value.strip()):
                 raise ValueError(f"{place}: {name!r} is empty")
             yield value, place
+
+    def lists(self, name: str) -> Iterator[tuple[list[Any], str]]:
+        """(list, place) of every row; ValueError where a row has no list."""
+        for value, place in self.column(name):
+            if not isinstance(value, list):
+                raise ValueError(f"{place}: {name!r} is not a list but {value!r} (jsonl has lists, tsv and csv do not)")
+            yield value, place
+
+    def items(self, name: str) -> Iterator[tuple[Any, str]]:
+        """(item, place) of every item of a column of lists; ValueError where one is missing."""
+        for value, place in self.lists(name):
+            for number, item in enumerate(value, 1):
+                if item is None or (isinstance(item, str) and not item.strip()):
+                    raise ValueError(f"{place}: item {number} of {name!r} is empty")
+                yield item, f"{place}: item {number}"
 
 
 def _some(rows: list[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]:
@@ -140,16 +153,30 @@ def _some(rows: list[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]
     return rows
 
 
-def _examples(table: _Table, definition: TaskDefinition) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    first = tuple(_texts(table, definition.text))
-    return first, tuple(_texts(table, definition.text_pair)) if definition.text_pair else None
+def _examples(table: _Table, definition: TaskDefinition) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
+    if definition.tokens is not None:
+        return _words(table, definition.tokens, definition.label), None
+    first = tuple(_texts(table.column(definition.text), definition.text))
+    pair = definition.text_pair
+    return first, tuple(_texts(table.column(pair), pair)) if pair else None
 
 
-def _texts(table: _Table, name: str) -> Iterator[str]:
-    for value, place in table.column(name):
+def _texts(values: Iterator[tuple[Any, str]], name: str) -> Iterator[str]:
+    for value, place in values:
         if not isinstance(value, str):
             raise ValueError(f"{place}: {name!r} is not text but {value!r}")
         yield value
+
+
+def _words(table: _Table, name: str, label: str) -> tuple[tuple[str, ...], ...]:
+    """The words of every row, each of which has as many labels."""
+    words = _texts(table.items(name), name)
+    rows = []
+    for (row, place), (labels, _) in zip(table.lists(name), table.lists(label), strict=True):
+        if len(labels) != len(row):
+            raise ValueError(f"{place}: {len(row)} words in {name!r}, but {len(labels)} labels in {label!r}")
+        rows.append(tuple(itertools.islice(words, len(row))))
+    return tuple(rows)
 
 
 # --- labels -------------------------------------------------------------------------------------------------
@@ -157,7 +184,7 @@ def _classes(train: _Table, definition: TaskDefinition) -> dict[str, str]:
     """The labels in the order of their numbers, each with its name."""
     if definition.label in train.classes:
         return {str(number): name for number, name in enumerate(train.classes[definition.label])}
-    labels = [_label(value, place) for value, place in train.column(definition.label)]
+    labels = [_label(value, place) for value, place in _labels(train, definition)]
     ordered = sorted(set(labels), key=_by_number)
     if definition.label_name is None:
         return {label: label for label in ordered}
@@ -168,9 +195,14 @@ def _classes(train: _Table, definition: TaskDefinition) -> dict[str, str]:
     return {label: names[label] for label in ordered}
 
 
-def _numbered(table: _Table, column: str, labels: list[str], train_source: str) -> Iterator[int]:
+def _labels(table: _Table, definition: TaskDefinition) -> Iterator[tuple[Any, str]]:
+    """(label, place) of every row, or of every word."""
+    return table.items(definition.label) if definition.tokens is not None else table.column(definition.label)
+
+
+def _numbered(table: _Table, definition: TaskDefinition, labels: list[str], train_source: str) -> Iterator[int]:
     numbers = {label: number for number, label in enumerate(labels)}
-    for value, place in table.column(column):
+    for value, place in _labels(table, definition):
         label = _label(value, place)
         if label not in numbers:
             raise ValueError(f"{place}: label {label!r} is not among the classes of {train_source}: "
@@ -204,58 +236,3 @@ def _by_number(label: str) -> tuple[bool, float, str]:
         return False, float(label), label
     except ValueError:
         return True, 0.0, label
-
-
-# --- token ids ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of examples, one behind the other; row i is ids[offsets[i] : offsets[i + 1]]."""
-
-    ids: np.ndarray  # int32 [total]
-    segments: np.ndarray  # uint8 [total], 0 for the first text, 1 for the second
-    offsets: np.ndarray  # int64 [count + 1]
-    labels: np.ndarray  # [count], as in Examples
-    pad_id: int
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """int64 [count], special tokens included."""
-        return np.diff(self.offsets)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """int64 input_ids, attention_mask, token_type_ids [R, L] of these rows; L is the longest's length."""
-        rows = np.asarray(indices, dtype=np.int64)
-        lengths = self.lengths[rows]
-        positions = np.arange(lengths.max(initial=0))
-        real = positions < lengths[:, None]
-        places = (self.offsets[rows, None] + positions)[real]
-        input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
-        input_ids[real] = self.ids[places]
-        token_type_ids = np.zeros(real.shape, dtype=np.int64)
-        token_type_ids[real] = self.segments[places]
-        return {"input_ids": input_ids, "attention_mask": real.astype(np.int64),
-                "token_type_ids": token_type_ids}
-
-
-def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, length: int) -> Encoded:
-    """Token ids with special tokens, cut to `length`; of a pair the longer text is cut first."""
-    ids: list[list[int]] = []
-    segments: list[list[int]] = []
-    for start in range(0, len(examples), _ENCODE_AT_ONCE):
-        stop = start + _ENCODE_AT_ONCE
-        pairs = list(examples.pairs[start:stop]) if examples.pairs else None
-        encoded = tokenizer(list(examples.texts[start:stop]), pairs, truncation="longest_first",
-                            max_length=length, padding=False, return_token_type_ids=True,
-                            return_attention_mask=False, verbose=False)
-        ids.extend(encoded["input_ids"])
-        segments.extend(encoded["token_type_ids"])
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    return Encoded(_joined(ids, np.int32), _joined(segments, np.uint8), offsets, examples.labels,
-                   tokenizer.pad_token_id)
-
-
-def _joined(rows: list[list[int]], dtype: type) -> np.ndarray:
-    return np.concatenate([np.array(row, dtype=dtype) for row in rows]) if rows else np.zeros(0, dtype=dtype)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
@@ -17,6 +18,7 @@ from mux.event import Event, StageDone, StageStarted
 from mux.rank import StopFlag, Voice
 from mux.recipe import Recipe
 from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json
+from mux.stages.encoders import ENCODERS, Encoder
 from mux.train.engine import Ranks
 from mux.train.loop import Stopped
 
@@ -31,6 +33,7 @@ class Context:
     ranks: Ranks
     voice: Voice
     stop: StopFlag
+    models: dict[str, Path] = field(default_factory=dict)  # folders of models from outside the run, by their source
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -39,8 +42,12 @@ class Context:
             section.source, section.vocabulary, self.recipe.corpus.sources, self.run.cache,
             build=self.ranks.first, progress=self.progress))
         self.same_data("tokenizer", fingerprint(tokenizer))
-        tokenizer.model_max_length = self.recipe.model.max_positions  # saved with the model: pipelines truncate to it
         return tokenizer
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The recipe's [model], for the stages that work on tasks."""
+        return ENCODERS[self.recipe.model.family](self)
 
     @cached_property
     def corpus(self) -> Corpus:

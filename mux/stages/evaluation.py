@@ -1,6 +1,6 @@
 """Evaluating a fine-tuned model over tickets: compositions of the test rows into groups, drawn by seeds.
 
-G groups, N slots, C classes.
+R rows of a batch, L positions, A answers that the test rows ask for (one a row, or one a word), C classes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from mux.data.grouping import compose
-from mux.data.metrics import METRICS, majority
-from mux.data.tasks import Encoded, Examples, Task, encode, load_task
+from mux.data.encoding import NOT_ASKED, Encoded, encode
+from mux.data.grouping import Composition, compose
+from mux.data.metrics import METRICS, MISSING, WORD_METRICS, majority
+from mux.data.tasks import Examples, Task, load_task
 from mux.event import Evaluated
-from mux.model import MuxForSequenceClassification
-from mux.recipe import TASKS, FinetuneStage, TaskDefinition
+from mux.recipe import FinetuneStage, TaskDefinition
 from mux.stages.context import Context
-from mux.stages.model_folder import load_model, source_folder, task_config
+from mux.stages.sources import definition_of, source_folder
 
 BATCH_GROUPS = 64
 
@@ -42,54 +42,71 @@ class Evaluation:
                      progress: Callable[[int, int, str], None]) -> dict[str, Any]:
         """Scores over `tickets` compositions with each instance `copies` times: the entry of results.json.
 
-        `progress` is called as (tickets done, tickets, unit).
+        `progress` is called as (tickets done, tickets, unit). Words that a cut row has lost count as wrong.
         """
         model.eval()
+        measures = WORD_METRICS if self.definition.tokens else METRICS
         names = (self.definition.metric, *self.definition.others)
         scores: dict[str, list[float]] = {name: [] for name in names}
         rates = []
         for ticket in range(tickets):
             progress(ticket, tickets, "tickets")
-            logits_RC, seconds = self._logits(model, N, ticket, copies, device)
-            rates.append(len(self.test.labels) / seconds)
-            predictions = logits_RC[:, 0] if self.definition.regression else logits_RC.argmax(-1)
+            composition = compose(len(self.test), N, seed=ticket, copies=copies)
+            predictions, seconds = self._predictions(model, composition, device)
+            rates.append(len(self.test) / seconds)
             for name in names:
-                scores[name].append(float(METRICS[name](predictions, self.test.labels)))
+                scores[name].append(float(measures[name](predictions, self.test.labels)))
         progress(tickets, tickets, "tickets")
         first, *others = names
         return {
             "metric": first, **summary(scores[first]), "tickets": scores[first],
             "majority": None if self.definition.regression
-            else majority(first, self.train.labels, self.test.labels),
+            else majority(measures[first], self.train.labels, self.test.labels),
             "others": {name: summary(scores[name]) for name in others},
             "instances_per_second": statistics.median(rates),
-            "test_rows": len(self.test.labels),
+            "test_rows": len(self.test),
         }
 
-    def _logits(self, model: nn.Module, N: int, ticket: int, copies: int,
-                device: torch.device) -> tuple[np.ndarray, float]:
-        """Logits [test rows, C] averaged over copies, and the seconds that the forward passes took."""
-        composition = compose(len(self.test.labels), N, seed=ticket, copies=copies)
-        collected, seconds = [], 0.0
+    def _predictions(self, model: nn.Module, composition: Composition,
+                     device: torch.device) -> tuple[np.ndarray, float]:
+        """Predictions [A] by logits averaged over copies, and the seconds that the forward passes took."""
+        answers = len(self.test.labels)
+        sums_AC: np.ndarray | None = None
+        copies_A, seconds = np.zeros(answers, dtype=np.int64), 0.0
         for first in range(0, len(composition.groups), BATCH_GROUPS):
-            rows = composition.groups[first : first + BATCH_GROUPS].ravel()
+            groups = slice(first, first + BATCH_GROUPS)
+            rows, counted = composition.groups[groups].ravel(), composition.counted[groups].ravel()
             batch = {name: torch.from_numpy(array).to(device) for name, array in self.encoded.batch(rows).items()}
             started = time.perf_counter()
-            collected.append(model(**batch).logits.float().cpu())
+            logits = model(**batch).logits.float().cpu().numpy()  # [R, C], of words [R, L, C]
             seconds += time.perf_counter() - started
-        return composition.average(torch.cat(collected).numpy()), seconds
+            asked = self.encoded.asked(rows, batch["input_ids"].shape[1])[counted]
+            wanted = asked != NOT_ASKED
+            sums_AC = np.zeros((answers, logits.shape[-1]), dtype=np.float32) if sums_AC is None else sums_AC
+            np.add.at(sums_AC, asked[wanted], logits[counted][wanted])
+            np.add.at(copies_A, asked[wanted], 1)
+        assert sums_AC is not None
+        if self.definition.regression:
+            return sums_AC[:, 0] / copies_A, seconds
+        return np.where(copies_A > 0, sums_AC.argmax(-1), MISSING), seconds
 
 
 def open_task(context: Context, name: str) -> Task:
     """A task of the recipe or a known one, with the rows that the run began with."""
-    task = load_task(name, context.recipe.tasks.define.get(name) or TASKS[name])
+    task = load_task(name, definition_of(context, name))
     context.same_data(f"task {name}", task.content_hash)
     return task
 
 
-def evaluation_of(context: Context, task: Task, sequence_length: int) -> Evaluation:
-    encoded = encode(task.test, context.tokenizer, sequence_length)
-    return Evaluation(task.definition, task.test, encoded, task.train)
+def encoded(context: Context, examples: Examples, stage: FinetuneStage) -> Encoded:
+    """Rows as the recipe's model reads them."""
+    encoder = context.encoder
+    return encode(examples, context.tokenizer, stage.sequence_length, segments=encoder.takes_segments,
+                  pad=encoder.pads)
+
+
+def evaluation_of(context: Context, task: Task, stage: FinetuneStage) -> Evaluation:
+    return Evaluation(task.definition, task.test, encoded(context, task.test, stage), task.train)
 
 
 def evaluate_tasks(context: Context, stage_id: str, tickets: int, copies: int) -> dict[str, Any]:
@@ -100,11 +117,10 @@ def evaluate_tasks(context: Context, stage_id: str, tickets: int, copies: int) -
     scores = {}
     for name in tuned.tasks:
         task = open_task(context, name)
-        model = load_model(MuxForSequenceClassification, source_folder(context, source, name),
-                           task_config(context, task))
+        model = context.encoder.tuned(tuned, task, source_folder(context, source, name))
         nn.Module.to(model, context.ranks.device)
         what = f"evaluating {name}, {copies} {'copy' if copies == 1 else 'copies'}"
-        scores[name] = evaluation_of(context, task, tuned.sequence_length).over_tickets(
+        scores[name] = evaluation_of(context, task, tuned).over_tickets(
             model, context.recipe.model.N, tickets, copies, context.ranks.device,
             functools.partial(context.progress, what))
         context.say(Evaluated(stage=stage_id, task=name, metric=scores[name]["metric"], mean=scores[name]["mean"],

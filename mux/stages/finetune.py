@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from mux.data.batches import Share, TaskBatches
-from mux.data.tasks import Encoded, Task, encode
+from mux.data.encoding import Encoded
+from mux.data.tasks import Task
 from mux.event import Evaluated, ModelSaved
-from mux.model import MuxForSequenceClassification
 from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, read_json, write_json
 from mux.stages.context import Context
-from mux.stages.evaluation import Evaluation, evaluation_of, open_task
-from mux.stages.model_folder import load_model, save_model, source_folder, task_config
-from mux.stages.training import identity, resume
+from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
+from mux.stages.model_folder import save_model
+from mux.stages.sources import training_texts
+from mux.stages.training import identity, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
-from mux.train.objective import SequenceObjective
+from mux.train.objective import CLASSES, NUMBERS, Objective, weighed
 from mux.train.schedule import Schedule
 
 
@@ -52,8 +54,7 @@ class Material:
 def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any]:
     """Train every point with every seed, and choose the point with the best mean over seeds and tickets."""
     task = open_task(context, name)
-    material = Material(task, encode(task.train, context.tokenizer, stage.sequence_length),
-                        evaluation_of(context, task, stage.sequence_length))
+    material = Material(task, encoded(context, task.train, stage), evaluation_of(context, task, stage))
     points = context.plan.stage(stage.id).points
     results = {point: [run_point(context, stage, material, point, seed) for seed in stage.seeds] for point in points}
     means = {point: statistics.fmean(result["mean"] for result in results[point]) for point in points}
@@ -63,7 +64,7 @@ def run_task(context: Context, stage: FinetuneStage, name: str) -> dict[str, Any
     context.say(Evaluated(stage=stage.id, task=name, metric=best["metric"], mean=best["mean"], std=best["std"],
                             majority=best["majority"]))
     return best | {
-        "model": model, "labels": list(task.labels), "train_rows": len(task.train.labels),
+        "model": model, "labels": list(task.labels), "train_rows": len(task.train),
         "seeds": {str(seed): result["mean"] for seed, result in zip(stage.seeds, results[chosen], strict=True)},
         "chosen": {"learning_rate": chosen.learning_rate, "batch": chosen.batch, "on": "the test rows"},
         "search": [{"learning_rate": point.learning_rate, "batch": point.batch, "mean": means[point]}
@@ -91,10 +92,10 @@ def run_point(context: Context, stage: FinetuneStage, material: Material, point:
     position = resume(context, checkpoints, engine, plan, steps)
     batches = TaskBatches(
         material.train, task.content_hash, N, seed,
-        Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch))
+        Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch), stage.retrieval_rate > 0)
     last = train(
         Training(stage=stage.id, steps=steps, batches=batches, task=task.name,
-                 objective=SequenceObjective(task.definition.regression),
+                 objective=Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES),
                  schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
                  groups=point.batch, N=N, seed=seed, log_every=stage.log_every, save_every=stage.save_every),
         engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
@@ -103,7 +104,8 @@ def run_point(context: Context, stage: FinetuneStage, material: Material, point:
         functools.partial(context.progress, f"evaluating {task.name}"))
     if last is not None:
         result |= {"training_loss": last.loss, "training_instances_per_second": last.instances_per_second}
-    save_model(context, engine, folder / name / "model", stage.id, kept_model(context, stage, task.name))
+    save_model(context, engine, folder / name / "model", stage.id, kept_model(context, stage, task.name),
+               (*training_texts(context, plan.source), task.definition.train))
     engine.close()
     write_json(folder / f"{name}.json", result)
     shutil.rmtree(checkpoints.folder)  # a finished point is never gone on with
@@ -117,15 +119,11 @@ def deepspeed_config(plan: StagePlan, point: Point) -> dict[str, Any]:
                              "gradient_accumulation_steps": point.accumulation}
 
 
-def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int) -> MuxForSequenceClassification:
+def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int) -> PreTrainedModel:
     """The pre-trained weights of the stage's source (none: new ones) below a new head drawn from the seed."""
-    config = task_config(context, task)
     torch.manual_seed(seed_of(seed, "head", task.name))
-    source = context.plan.stage(stage.id).source
-    model = (MuxForSequenceClassification(config) if source is None
-             else load_model(MuxForSequenceClassification, source_folder(context, source), config))
-    if context.recipe.engine.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+    model = context.encoder.starting(stage, task, context.plan.stage(stage.id).source)
+    save_memory(context, model)
     return model
 
 

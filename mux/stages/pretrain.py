@@ -1,6 +1,7 @@
-"""Pre-training: masked language modelling, with the retrieval loss beside it if the recipe says so.
+"""Pre-training: masked language modelling or replaced-token detection, with the retrieval loss beside it if the recipe
+says so.
 
-The retrieval stage is the same training with nothing masked and the retrieval loss alone (paper section 3.4).
+The retrieval stage is the same training with the retrieval loss alone (paper section 3.4).
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from typing import Any
 import torch
 
 from mux.data.batches import CorpusBatches, Share, TextQuestions
+from mux.data.masking import CORRUPTIONS, Vocabulary
 from mux.event import ModelSaved
-from mux.model import MuxForPreTraining
+from mux.model import MuxConfig, MuxForPreTraining
 from mux.recipe import PretrainStage, RetrievalStage
 from mux.run import StagePlan
 from mux.stages.context import Context
-from mux.stages.model_folder import config_of, load_model, save_model, source_folder
-from mux.stages.training import identity, resume
+from mux.stages.loading import config_of, load_model
+from mux.stages.model_folder import save_model
+from mux.stages.sources import source_folder
+from mux.stages.training import identity, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
-from mux.train.objective import PretrainObjective
+from mux.train.objective import MASKED_TOKENS, REPLACED_TOKENS, Answers, Objective, weighed
 from mux.train.schedule import Schedule
 
 HELD_OUT_GROUPS = 128  # enough for two digits of an accuracy
 HELD_OUT_SEED = 2**31  # masks of the held-out rows: the same at every evaluation, of no training step
+ANSWERS: dict[str, Answers] = {"bert": MASKED_TOKENS, "electra": REPLACED_TOKENS}
 
 
 def run(context: Context, stage: PretrainStage) -> None:
@@ -34,17 +39,19 @@ def run(context: Context, stage: PretrainStage) -> None:
 
 def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mask_rate: float | None,
                     retrieval_rate: float) -> None:
-    """Train on the corpus and leave `<stage>/model/`; the result's accuracy is of held-out rows, without dropout."""
+    """Train on the corpus and leave `<stage>/model/`; the result's accuracy is of held-out rows, without dropout.
+
+    `mask_rate`: share of the tokens that are masked or replaced; None: none are.
+    """
     started, plan = time.monotonic(), context.plan.stage(stage.id)
     context.start(plan, stage.steps)
-    corpus, tokenizer, N = context.corpus, context.tokenizer, context.recipe.model.N
-    objective = PretrainObjective(retrieval_rate)
-    questions = TextQuestions(
-        mask_id=tokenizer.mask_token_id, special_ids=tuple(tokenizer.all_special_ids), vocabulary=len(tokenizer),
-        mask_rate=mask_rate, retrieval="retrieval" in objective.weights, pad_id=tokenizer.pad_token_id)
+    corpus, N = context.corpus, context.recipe.model.N
+    config = config_of(context.recipe.model, context.tokenizer, retrieval_rate)
+    objective = objective_of(config)
+    questions = questions_of(config, objective, context, mask_rate)
     assert plan.batch is not None and plan.micro_batch is not None and plan.deepspeed is not None
     share = Share(context.ranks.rank, context.ranks.size, plan.batch, plan.micro_batch)
-    engine = Engine(starting_model(context, stage, plan, retrieval_rate), plan.deepspeed,
+    engine = Engine(starting_model(context, stage, plan, config), plan.deepspeed,
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
                               stage.keep_checkpoints)
@@ -55,7 +62,7 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
                  groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
         engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
     folder = context.run.model(stage.id)
-    save_model(context, engine, folder, stage.id, folder)
+    save_model(context, engine, folder, stage.id, folder, context.recipe.corpus.sources)
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
     result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
     result |= held_out(context, engine, objective, questions, plan.micro_batch)
@@ -66,22 +73,37 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
     context.finish(stage.id, result, started)
 
 
+def objective_of(config: MuxConfig) -> Objective:
+    """The family's task and retrieval by the configuration's weights; all of ELECTRA's loss counts as often as
+    published, if so asked."""
+    assert config.discriminator_weight is not None
+    return Objective(weighed(config.retrieval_weight, config.discriminator_weight if config.family == "electra" else 1),
+                     ANSWERS[config.family])
+
+
+def questions_of(config: MuxConfig, objective: Objective, context: Context, mask_rate: float | None) -> TextQuestions:
+    tokenizer = context.tokenizer
+    vocabulary = Vocabulary(len(tokenizer), tuple(tokenizer.all_special_ids), tokenizer.mask_token_id,
+                            tokenizer.pad_token_id)
+    corruption = None if mask_rate is None else CORRUPTIONS[config.family, bool(config.exact_replacement)]
+    return TextQuestions(
+        vocabulary=vocabulary, corruption=corruption, rate=mask_rate or 0.0, task="task" in objective.weights,
+        retrieval="retrieval" in objective.weights, uncorrupted=bool(config.uncorrupted_retrieval),
+        unread=0 if config.own_special_ids else config.prefix_length)
+
+
 def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan: StagePlan,
-                   retrieval_rate: float) -> MuxForPreTraining:
-    """The model the stage starts from: its source's weights, or new ones drawn from the stage's seed."""
-    config = config_of(context.recipe.model, context.tokenizer, retrieval_rate=retrieval_rate)
-    if plan.source is None:
-        torch.manual_seed(seed_of(stage.seed, "weights"))  # the same on every rank
-        model = MuxForPreTraining(config)
-    else:
-        model = load_model(MuxForPreTraining, source_folder(context, plan.source), config)
-    if context.recipe.engine.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+                   config: MuxConfig) -> MuxForPreTraining:
+    """The model the stage starts from: its source's weights, or new ones; what is new is drawn from the seed."""
+    torch.manual_seed(seed_of(stage.seed, "weights"))  # the same on every rank
+    model = (MuxForPreTraining(config) if plan.source is None
+             else load_model(MuxForPreTraining, source_folder(context, plan.source), config))
+    save_memory(context, model)
     return model
 
 
 @torch.no_grad()
-def held_out(context: Context, engine: Engine, objective: PretrainObjective, questions: TextQuestions,
+def held_out(context: Context, engine: Engine, objective: Objective, questions: TextQuestions,
              micro_batch: int) -> dict[str, float]:
     """Losses and accuracy over held-out rows. Every rank runs the same number of batches, as ZeRO 3 needs."""
     corpus, ranks, N = context.corpus, context.ranks, context.recipe.model.N

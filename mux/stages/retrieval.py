@@ -1,4 +1,8 @@
-"""Token retrieval: prime the multiplexer by decoding the group's own, uncorrupted tokens (paper section 3.4)."""
+"""Token retrieval: prime the multiplexer by decoding the group's own tokens (paper section 3.4).
+
+They are read and decoded as they stand in the corpus; the published models read and decoded them corrupted as in
+pre-training (numerics section 1.6; design section 4, departure 5).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ from mux.recipe import RetrievalStage
 from mux.stages.context import Context
 from mux.stages.pretrain import train_on_corpus
 
+PUBLISHED_RATE = 0.15
+
 
 def run(context: Context, stage: RetrievalStage) -> None:
-    train_on_corpus(context, stage, mask_rate=None, retrieval_rate=1.0)
+    corrupted = not context.recipe.model.departs("uncorrupted_retrieval")
+    train_on_corpus(context, stage, mask_rate=PUBLISHED_RATE if corrupted else None, retrieval_rate=1.0)

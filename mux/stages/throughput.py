@@ -17,10 +17,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from mux.model import MuxForSequenceClassification
 from mux.recipe import ThroughputStage
 from mux.stages.context import Context
-from mux.stages.model_folder import config_of
 
 WARM_UP = 2  # batches of each model, not counted
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -54,18 +52,10 @@ def run(context: Context, stage: ThroughputStage) -> None:
 
 def build(context: Context, stage: ThroughputStage) -> list[Contestant]:
     """This recipe's model, its own N = 1 (if it is not that itself) and transformers' BERT BASE."""
-    section = context.recipe.model
     device, dtype = context.ranks.device, DTYPES[context.recipe.engine.precision]
-    size = section.size if isinstance(section.size, str) else f"{section.shape.layers}x{section.shape.hidden}"
-    contestants = []
-    for N in dict.fromkeys((section.N, 1)):
-        config = config_of(section.model_copy(update={"N": N}), context.tokenizer)
-        contestants.append(Contestant(f"bert {size}, N = {N}", MuxForSequenceClassification(config), N, []))
-    base = BertConfig(vocab_size=len(context.tokenizer))
-    contestants.append(Contestant("bert BASE (transformers)", BertForSequenceClassification(base), 1, []))
-    for contestant in contestants:
-        contestant.model = contestant.model.to(device, dtype).eval()
-    return contestants
+    base = BertForSequenceClassification(BertConfig(vocab_size=len(context.tokenizer)))
+    models = [*context.encoder.timed(stage.sequence_length), ("bert BASE (transformers)", 1, base)]
+    return [Contestant(name, model.to(device, dtype).eval(), N, []) for name, N, model in models]
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
-"""What the stages that train have in common: which checkpoints are theirs, and going on from one."""
+"""What the stages that train have in common: which checkpoints are theirs, going on from one, saving memory."""
 
 from __future__ import annotations
+
+from transformers import PreTrainedModel
 
 from mux.event import Notice, StepDone, decode
 from mux.run import StagePlan
@@ -25,3 +27,9 @@ def resume(context: Context, checkpoints: Checkpoints, engine: Engine, plan: Sta
     context.start(plan, steps, manifest["step"])
     last = decode(manifest["progress"]["last"] or "")
     return Position(manifest["step"], last if isinstance(last, StepDone) else None)
+
+
+def save_memory(context: Context, model: PreTrainedModel) -> None:
+    """Compute activations again in the backward pass, if the recipe says so. Raises ValueError if the model cannot."""
+    if context.recipe.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable()

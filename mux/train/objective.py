@@ -1,18 +1,20 @@
 """Objectives: what a micro-batch is asked, and how its losses and hits are counted.
 
-A batch is a dict of CPU tensors that the model's forward takes by name. Losses are summed over tokens, not averaged per
-micro-batch, so that the same batch gives the same gradient however it is split over ranks and micro-batches.
+A batch is a dict of CPU tensors that the model's forward takes by name. Losses are summed over items (tokens, words,
+texts), not averaged per micro-batch, so that the same batch gives the same gradient however it is split over ranks and
+micro-batches. R rows, L positions, M asked tokens, C classes or the vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mux.model.heads import IGNORED
+from mux.model.retrieval import IGNORED
 
 Batch = dict[str, Tensor]
 
@@ -26,62 +28,80 @@ class Part:
     count: int
 
 
-class Objective(Protocol):
-    """`weights` names the parts and says how much each counts; the first one's hits are reported as accuracy."""
+@dataclass(frozen=True)
+class Answers:
+    """How a head answers its labels: how many it is asked for, and how many of its logits are right."""
+
+    asked: Callable[[Tensor], int]  # of the labels
+    right: Callable[[Tensor, Tensor], Tensor]  # of the logits and the labels
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The task's loss ("task"), token retrieval ("retrieval"), or both by their weights.
+
+    `weights` names the parts that there are; the first one's hits are reported as accuracy.
+    """
 
     weights: dict[str, float]
+    answers: Answers
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Items per part, read from the batch alone (before the forward pass, on the CPU)."""
-
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Part]:
-        """Run the model on a batch that is already on its device."""
-
-
-class PretrainObjective:
-    """Masked LM ("task") and token retrieval, weighed (1 - r) and r (paper Table 12); r = 1 is the retrieval stage."""
-
-    def __init__(self, retrieval_rate: float) -> None:
-        everything = {"task": 1 - retrieval_rate, "retrieval": retrieval_rate}
-        self.weights = {name: weight for name, weight in everything.items() if weight > 0}
-
-    def counts(self, batch: Batch) -> dict[str, int]:
         counted = {}
         if "task" in self.weights:
-            counted["task"] = int(batch["labels"].ne(IGNORED).sum())
+            counted["task"] = self.answers.asked(batch["labels"])
         if "retrieval" in self.weights:
             counted["retrieval"] = int(batch["retrieval_slots"].ge(0).sum())
         return counted
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Part]:
+        """Run the model on a batch that is already on its device."""
         out = model(**batch)
         parts = {}
         if "task" in self.weights:
-            targets = batch["labels"][batch["labels"].ne(IGNORED)]
-            parts["task"] = Part(out.task_loss, hits(out.logits, targets), len(targets))
+            labels, count = batch["labels"], self.answers.asked(batch["labels"])
+            # Heads of other encoders have one loss alone, and theirs of nothing is NaN.
+            loss = getattr(out, "task_loss", out.loss) if count else out.logits.float().sum() * 0.0
+            parts["task"] = Part(loss, self.answers.right(out.logits.detach(), labels), count)
         if "retrieval" in self.weights:
             targets = out.retrieval_targets
-            parts["retrieval"] = Part(out.retrieval_loss, hits(out.retrieval_logits, targets), len(targets))
+            parts["retrieval"] = Part(out.retrieval_loss, highest(out.retrieval_logits.detach(), targets), len(targets))
         return parts
 
 
-class SequenceObjective:
-    """Classification or regression of whole instances."""
-
-    def __init__(self, regression: bool) -> None:
-        self.weights = {"task": 1.0}
-        self.regression = regression
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        return {"task": len(batch["labels"])}
-
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Part]:
-        out = model(**batch)
-        labels = batch["labels"]
-        correct = torch.full((), float("nan")) if self.regression else hits(out.logits, labels)
-        return {"task": Part(out.task_loss, correct, len(labels))}
+def weighed(retrieval_rate: float, scale: float = 1.0) -> dict[str, float]:
+    """(1 - r) task + r retrieval (paper Table 12), times `scale`; r = 1 is the retrieval stage."""
+    everything = {"task": 1 - retrieval_rate, "retrieval": retrieval_rate}
+    return {name: scale * weight for name, weight in everything.items() if weight > 0}
 
 
-def hits(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many of the highest logits are the targets."""
-    return logits.detach().argmax(-1).eq(targets).sum()
+def labelled(labels: Tensor) -> int:
+    """Labels that ask for something."""
+    return int(labels.ne(IGNORED).sum())
+
+
+def highest(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of the highest logits [..., C] are the labels [...]."""
+    return (logits.argmax(-1).eq(labels) & labels.ne(IGNORED)).sum()
+
+
+def highest_of_asked(logits_MC: Tensor, labels_RL: Tensor) -> Tensor:
+    """The same where there are logits for the labelled places alone, in row-major order."""
+    return highest(logits_MC, labels_RL[labels_RL.ne(IGNORED)])
+
+
+def right_sign(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many logits of a yes-or-no question are above 0 for 1 and not for 0."""
+    return (logits.gt(0).eq(labels) & labels.ne(IGNORED)).sum()
+
+
+def none_is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Numbers are near or far, not right."""
+    return torch.full((), float("nan"))
+
+
+MASKED_TOKENS = Answers(labelled, highest_of_asked)
+REPLACED_TOKENS = Answers(labelled, right_sign)
+CLASSES = Answers(labelled, highest)  # of texts or of words
+NUMBERS = Answers(len, none_is_right)

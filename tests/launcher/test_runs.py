@@ -230,7 +230,7 @@ def test_a_second_launch_of_a_run_is_refused(run):
 
 def test_two_interrupts_end_at_once(run):
     process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "RunStarted", process)
+    run.wait_for(lambda event: event["event"] == "JobStarted", process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

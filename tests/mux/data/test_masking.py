@@ -7,9 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mux.data.masking import IGNORED, mask_tokens, retrieval_slots
+from mux.data.masking import (
+    CORRUPTIONS,
+    IGNORED,
+    Corruption,
+    Vocabulary,
+    mask_tokens,
+    replace_as_published,
+    replace_tokens,
+    retrieval_slots,
+)
 
 SPECIAL, MASK, VOCABULARY = (0, 1, 2, 3, 4), 4, 1000
+ALL = pytest.mark.parametrize("corruption", sorted(set(CORRUPTIONS.values()), key=lambda rule: rule.__name__))
 
 
 def rows(G: int, N: int, L: int) -> np.ndarray:
@@ -20,8 +30,12 @@ def rows(G: int, N: int, L: int) -> np.ndarray:
     return ids
 
 
-def masked(ids: np.ndarray, first: int = 0, seed: int = 0, step: int = 0, rate: float = 0.15):
-    return mask_tokens(ids, SPECIAL, MASK, VOCABULARY, rate, seed, step, first)
+def corrupt(corruption: Corruption, ids: np.ndarray, first: int = 0, seed: int = 0, step: int = 0, rate: float = 0.15):
+    return corruption(ids, Vocabulary(VOCABULARY, SPECIAL, MASK, pad_id=0), rate, seed, step, first)
+
+
+def masked(ids: np.ndarray, **how):
+    return corrupt(mask_tokens, ids, **how)
 
 
 @pytest.fixture(scope="module")
@@ -69,26 +83,82 @@ def test_chosen_places_are_spread_evenly(many):
     assert len(np.unique(chosen.reshape(400, -1), axis=0)) == 400
 
 
+@pytest.fixture(scope="module")
+def replaced() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids = rows(300, 4, 256)
+    return ids, *corrupt(replace_tokens, ids)
+
+
+def test_exactly_fifteen_percent_of_each_row_are_replaced_by_other_ordinary_tokens(replaced):
+    ids, corrupted, labels = replaced
+    open_ = ids >= 5
+    assert corrupted.shape == labels.shape == ids.shape and corrupted.dtype == labels.dtype == np.int64
+    assert np.array_equal(labels.sum(-1), np.floor(open_.sum(-1) * 0.15 + 0.5))
+    assert set(np.unique(labels)) == {0, 1} and np.array_equal(labels == 1, corrupted != ids)
+    assert (ids[labels == 1] >= 5).all() and (corrupted[labels == 1] >= 5).all()
+
+
+def test_what_replaces_is_uniform_and_so_is_where(replaced):
+    ids, corrupted, labels = replaced
+    drawn = corrupted[labels == 1]
+    assert drawn.min() == 5 and drawn.max() == VOCABULARY - 1
+    assert np.histogram(drawn, bins=5, range=(5, VOCABULARY))[0] / len(drawn) == pytest.approx(1 / 5, abs=0.01)
+    # Which token replaces has nothing to do with the token or with the place that was drawn.
+    assert abs(np.corrcoef(drawn, ids[labels == 1])[0, 1]) < 0.02
+    assert abs(np.corrcoef(drawn, np.nonzero(labels)[2])[0, 1]) < 0.02
+    share = labels.sum((0, 1)) / (ids >= 5).sum((0, 1)).clip(1)
+    assert share[1:-1].std() < 0.02
+
+
+def test_every_other_token_can_replace():
+    """With two ordinary ids each is always replaced by the other."""
+    ids = np.random.default_rng(0).integers(5, 7, (20, 2, 32))
+    corrupted, labels = replace_tokens(ids, Vocabulary(7, SPECIAL, MASK, 0), 0.5, 0, 0, 0)
+    assert (labels.sum(-1) == 16).all() and np.array_equal(corrupted, np.where(labels == 1, 11 - ids, ids))
+
+
+def test_a_row_without_ordinary_tokens_stays():
+    ids = np.zeros((1, 2, 8), dtype=np.int64)
+    ids[0, 1, :3] = 2, 9, 3
+    corrupted, labels = corrupt(replace_tokens, ids, rate=0.5)
+    assert np.array_equal(corrupted[0, 0], ids[0, 0]) and not labels[0, 0].any()
+    assert labels[0, 1].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]  # half a token: one
+
+
+def test_the_published_replacement_draws_from_everything():
+    ids = rows(400, 4, 256)
+    corrupted, labels = corrupt(replace_as_published, ids)
+    assert labels.sum() / (ids >= 5).sum() == pytest.approx(0.15 * 0.85, abs=0.003)
+    assert not labels[ids < 5].any()
+    drawn = corrupted[labels == 1]
+    assert drawn.min() == 0 and drawn.max() == VOCABULARY - 1
+    same = (drawn == ids[labels == 1]).mean()
+    assert 0 < same < 0.003  # the own token, labelled 1 all the same
+    assert np.array_equal(corrupted[labels == 0], ids[labels == 0])
+
+
+@ALL
 @given(cuts=st.lists(st.integers(1, 11), max_size=4), first=st.integers(0, 100), N=st.integers(1, 3),
        L=st.integers(4, 19))
 @settings(max_examples=50, deadline=None)
-def test_the_result_does_not_depend_on_how_groups_are_split(cuts, first, N, L):
+def test_the_result_does_not_depend_on_how_groups_are_split(corruption, cuts, first, N, L):
     ids = rows(12, N, L)
     real = ids != 0
-    whole, slots = masked(ids, first, rate=0.5), retrieval_slots(real, 0, 0, first)
+    whole, slots = corrupt(corruption, ids, first, rate=0.5), retrieval_slots(real, 0, 0, first)
     bounds = [0, *sorted(set(cuts)), 12]
     for start, stop in itertools.pairwise(bounds):
-        part = masked(ids[start:stop], first + start, rate=0.5)
+        part = corrupt(corruption, ids[start:stop], first + start, rate=0.5)
         assert np.array_equal(part[0], whole[0][start:stop]) and np.array_equal(part[1], whole[1][start:stop])
         assert np.array_equal(retrieval_slots(real[start:stop], 0, 0, first + start), slots[start:stop])
 
 
-def test_seed_step_and_group_change_the_draw():
+@ALL
+def test_seed_step_and_group_change_the_draw(corruption):
     ids = rows(8, 2, 64)
-    first = masked(ids)[1]
-    for other in (masked(ids, seed=1), masked(ids, step=1), masked(ids, first=8)):
-        assert 0.05 < (first != other[1]).mean() < 0.5
-    assert np.array_equal(first, masked(ids)[1])
+    first = corrupt(corruption, ids)[1]
+    for other in ({"seed": 1}, {"step": 1}, {"first": 8}):
+        assert 0.05 < (first != corrupt(corruption, ids, **other)[1]).mean() < 0.5
+    assert np.array_equal(first, corrupt(corruption, ids)[1])
 
 
 def test_all_or_nearly_nothing_can_be_masked():
@@ -97,10 +167,11 @@ def test_all_or_nearly_nothing_can_be_masked():
     assert (masked(ids, rate=1e-9)[1] == IGNORED).all()
 
 
-def test_the_input_is_left_alone():
+@ALL
+def test_the_input_is_left_alone(corruption):
     ids = rows(4, 2, 32)
     before = ids.copy()
-    masked(ids)
+    corrupt(corruption, ids)
     assert np.array_equal(ids, before)
 
 

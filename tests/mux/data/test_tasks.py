@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mux.data.tasks import Examples, Task, encode, load_task
+from mux.data.tasks import Task, load_task
 from mux.recipe import Refusal
 from mux.recipe.schema import TaskDefinition
 
@@ -148,35 +148,63 @@ def test_the_content_hash_is_of_rows_and_labels(load):
     assert len({first, *(task.content_hash for task in changed)}) == 4
 
 
-# --- token ids ----------------------------------------------------------------------------------------------
-def examples(texts: list[str], pairs: list[str] | None = None) -> Examples:
-    return Examples(tuple(texts), tuple(pairs) if pairs else None, np.arange(len(texts)))
+# --- words --------------------------------------------------------------------------------------------------
+def words(tokens: Any, labels: Any) -> dict[str, Any]:
+    return {"tokens": tokens, "labels": labels}
 
 
-def test_encoded_rows_are_the_tokenizers(tokenizer, leads):
-    encoded = encode(examples(leads[:1200]), tokenizer, 48)
-    assert len(encoded) == 1200 and encoded.labels[7] == 7 and encoded.lengths.max() == 48
-    for number in (0, 5, 999, 1000, 1199):
-        ids = tokenizer(leads[number], truncation=True, max_length=48)["input_ids"]
-        assert encoded.ids[encoded.offsets[number] : encoded.offsets[number + 1]].tolist() == ids
+def of_words(load, train: str, test: str, suffix: str = "jsonl") -> Task:
+    return load(train, test, suffix, tokens="tokens", label="labels")
 
 
-def test_a_batch_is_padded_to_its_longest_row(tokenizer):
-    encoded = encode(examples(["a town", "the river in the town", "a"]), tokenizer, 64)
-    batch = encoded.batch([1, 0, 1])
-    expected = tokenizer(["the river in the town", "a town", "the river in the town"], padding=True)
-    assert {name: array.tolist() for name, array in batch.items()} == {
-        name: expected[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    assert all(array.dtype == np.int64 for array in batch.values())
-    assert encoded.batch(np.array([2]))["input_ids"].shape == (1, encoded.lengths[2])
-    assert encoded.batch([])["input_ids"].shape == (0, 0)
+TAGGED = lines(words(["Ada", "wrote"], ["PER", "O"]), words(["no"], ["O"]))
 
 
-def test_pairs_have_segments_and_lose_the_longer_text_first(tokenizer):
-    encoded = encode(examples(["a town"], ["the river in the land of the people of the west"]), tokenizer, 16)
-    batch = encoded.batch([0])
-    first = len(tokenizer("a town")["input_ids"])
-    assert batch["input_ids"].shape == (1, 16)
-    assert batch["input_ids"][0, :first].tolist() == tokenizer("a town")["input_ids"]
-    assert batch["input_ids"][0, -1] == tokenizer.sep_token_id
-    assert batch["token_type_ids"][0].tolist() == [0] * first + [1] * (16 - first)
+def test_rows_of_words_have_a_class_for_each_word(load):
+    task = of_words(load, TAGGED, lines(words(["Grace", "Hopper", "wrote"], ["PER", "PER", "O"])))
+    assert task.labels == ("O", "PER") and task.outputs == 2
+    assert task.train.texts == (("Ada", "wrote"), ("no",)) and task.train.of_words and task.train.pairs is None
+    assert task.train.labels.tolist() == [1, 0, 0] and task.train.labels.dtype == np.int64
+    assert len(task.test) == 1 and task.test.labels.tolist() == [1, 1, 0]
+    other = of_words(load, TAGGED.replace('["O"]', '["PER"]'), TAGGED)
+    assert other.content_hash != of_words(load, TAGGED, TAGGED).content_hash
+
+
+def test_hub_lists_carry_their_class_names(hub_folder):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = Features(tokens=List(Value("string")), labels=List(ClassLabel(names=["O", "PER", "LOC"])))
+    (hub_folder / "ner").mkdir()
+    for split in ("train", "test"):
+        Dataset.from_dict({"tokens": [["Ada", "wrote"]], "labels": [[1, 0]]}, features=features).to_parquet(
+            hub_folder / "ner" / f"{split}.parquet")
+    task = load_task("ner", TaskDefinition(train="hub:here/ner:train", test="hub:here/ner:test", tokens="tokens",
+                                           label="labels"))
+    assert task.labels == ("O", "PER", "LOC") and task.train.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    (words(["a", "b"], ["O"]), "row 3: 2 words in 'tokens', but 1 labels in 'labels'"),
+    (words([], []), "row 3: 'tokens' is empty"),
+    (words("a b", ["O", "O"]), r"row 3: 'tokens' is not a list but 'a b' \(jsonl has lists"),
+    (words(["a"], "O"), "row 3: 'labels' is not a list but 'O'"),
+    (words(["a", " "], ["O", "O"]), "row 3: item 2 of 'tokens' is empty"),
+    (words(["a", 7], ["O", "O"]), "row 3: item 2: 'tokens' is not text but 7"),
+    (words(["a", "b"], ["O", None]), "row 3: item 2 of 'labels' is empty"),
+    (words(["a", "b"], ["O", ["O"]]), r"row 3: item 2: \['O'\] is no label"),
+    ({"tokens": ["a"]}, "row 3: no column 'labels'"),
+])
+def test_bad_words_are_refused_by_row_and_item(load, bad, message):
+    with pytest.raises(ValueError, match=rf"train\.jsonl: {message}"):
+        of_words(load, TAGGED + lines(bad), TAGGED)
+
+
+def test_a_class_that_only_the_test_words_have_is_refused(load):
+    with pytest.raises(ValueError, match=r"test\.jsonl: row 1: item 2: label 'LOC' is not among the classes"):
+        of_words(load, TAGGED, lines(words(["in", "Rome"], ["O", "LOC"])))
+
+
+def test_tables_hold_no_lists(load):
+    table = "tokens\tlabels\nAda wrote\tPER O\n"
+    with pytest.raises(ValueError, match="tsv and csv do not"):
+        of_words(load, table, table, "tsv")

@@ -1,0 +1,177 @@
+"""The recipe's [model] as the stages that work on tasks use it: a MUX model, or any encoder of transformers.
+
+A row of ENCODERS is a family of the recipe: which classes its models are of, how they are made and loaded, and how
+rows are fed to them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+
+from mux.data.tasks import Task
+from mux.model import MuxConfig, MuxForSequenceClassification, MuxForTokenClassification
+from mux.recipe import FinetuneStage
+from mux.stages.loading import TASK_HEADS, config_of, load_model, unfit
+from mux.stages.sources import source_folder
+
+if TYPE_CHECKING:
+    from mux.stages.context import Context
+
+
+class Encoder(Protocol):
+    @property
+    def takes_segments(self) -> bool:
+        """Whether it is fed which text of a pair a token is of."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether every batch is padded to the full length, because padding is attended."""
+
+    def starting(self, stage: FinetuneStage, task: Task, source: str | None) -> PreTrainedModel:
+        """The weights of a plan's `source` (none: new ones) below a new head for the task, by torch's seed."""
+
+    def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
+        """The model that fine-tuning left in `folder`."""
+
+    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
+        """(name, N, model) with new weights: of this recipe, and last the same encoder at N = 1."""
+
+
+class MuxEncoder:
+    """A MUX model of the family "bert" or "electra"."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.section = context, context.recipe.model
+
+    takes_segments = True  # and embeds segments or not, as its configuration says
+
+    @property
+    def pads(self) -> bool:
+        return self.section.multiplexed and not self.section.departs("mask_padding")
+
+    def starting(self, stage: FinetuneStage, task: Task, source: str | None) -> PreTrainedModel:
+        kind, config = self.kind(task), self.config(stage, task)
+        if source is None:
+            return kind(config)
+        return load_model(kind, source_folder(self.context, source), config, new=TASK_HEADS)
+
+    def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
+        return load_model(self.kind(task), folder, self.config(stage, task))
+
+    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
+        section, size = self.section, self.section.size
+        shape = size if isinstance(size, str) else f"{size.layers}x{size.hidden}"
+        return [(f"{section.family} {shape}, N = {N}", N, MuxForSequenceClassification(
+                    config_of(section.model_copy(update={"N": N}), self.context.tokenizer)))
+                for N in dict.fromkeys((section.N, 1))]
+
+    @staticmethod
+    def kind(task: Task) -> Any:
+        return MuxForTokenClassification if task.definition.tokens else MuxForSequenceClassification
+
+    def config(self, stage: FinetuneStage, task: Task) -> MuxConfig:
+        return config_of(self.section, self.context.tokenizer, stage.retrieval_rate, **classes(task))
+
+
+class HubEncoder:
+    """Any encoder that transformers has task heads for, at N = 1: the baselines of the paper's Table 2."""
+
+    pads = False
+
+    def __init__(self, context: Context) -> None:
+        assert context.recipe.model.source is not None
+        self.context, self.source = context, context.recipe.model.source
+
+    @cached_property
+    def folder(self) -> Path:
+        return source_folder(self.context, self.source)
+
+    @cached_property
+    def takes_segments(self) -> bool:
+        """Whether the encoder knows first from second texts; DistilBERT does not."""
+        with torch.device("meta"):  # no memory, no time
+            model = self.built(AutoModelForSequenceClassification, self.configured())
+        return "token_type_ids" in inspect.signature(model.forward).parameters
+
+    def starting(self, stage: FinetuneStage, task: Task, source: str | None) -> PreTrainedModel:
+        folder = self.folder if source in (None, self.source) else source_folder(self.context, str(source))
+        model, missing = self.loaded(task, folder, stage.sequence_length)
+        within = f"{model.base_model_prefix}."
+        if lacking := sorted(name for name in missing if name.startswith(within) and ".pooler." not in name):
+            raise ValueError(f"{self.source} lacks {len(lacking)} weights of its encoder, {lacking[0]} among them")
+        return model
+
+    def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
+        model, missing = self.loaded(task, folder, stage.sequence_length)
+        if missing:
+            raise ValueError(f"{folder} lacks {len(missing)} weights of this model, {missing[0]} among them")
+        return model
+
+    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
+        config = self.configured()
+        self.check_length(config, length)
+        return [(self.source, 1, self.built(AutoModelForSequenceClassification, config))]
+
+    def loaded(self, task: Task, folder: Path, length: int) -> tuple[Any, list[str]]:
+        """The model, and the weights of it that are new."""
+        kind = AutoModelForTokenClassification if task.definition.tokens else AutoModelForSequenceClassification
+        config = self.configured(**classes(task))
+        self.check_length(config, length)
+        model, info = self.built(kind, config, folder)
+        rows, ids = model.get_input_embeddings().num_embeddings, len(self.context.tokenizer)
+        if rows < ids:
+            raise ValueError(f"{self.source} embeds {rows:,} tokens, the tokenizer "
+                             f"{self.context.recipe.tokenizer.source} has {ids:,}: take the encoder's own")
+        return model, sorted(unfit(info))
+
+    def configured(self, **fields: Any) -> Any:
+        folder = self.folder
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
+        except Exception as error:
+            raise self.not_made("configuration", error) from error
+
+    def built(self, kind: Any, config: Any, folder: Path | None = None) -> Any:
+        """A model with new weights, or (model, loading info) with those of a folder."""
+        try:
+            if folder is None:
+                return kind.from_config(config, trust_remote_code=False)
+            return kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
+                                        output_loading_info=True, trust_remote_code=False)
+        except Exception as error:  # what an architecture that transformers cannot make raises may be anything
+            raise self.not_made(kind.__name__.removeprefix("Auto"), error) from error
+
+    def not_made(self, what: str, error: Exception) -> ValueError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return ValueError(f"{self.source}: transformers makes no {what} of it: {reason}")
+
+    def check_length(self, config: Any, length: int) -> None:
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and length > positions:
+            raise ValueError(f"{self.source} has {positions} positions: sequence_length = {length} is more")
+
+
+ENCODERS: dict[str, type[MuxEncoder] | type[HubEncoder]] = {
+    "bert": MuxEncoder, "electra": MuxEncoder, "hub": HubEncoder,
+}
+
+
+def classes(task: Task) -> dict[str, Any]:
+    """The fields of a configuration that name a task's classes, or say that it has one number instead."""
+    if not task.labels:
+        return {"num_labels": 1, "problem_type": "regression"}
+    names = dict(enumerate(task.labels))
+    return {"id2label": names, "label2id": {name: number for number, name in names.items()},
+            "problem_type": "single_label_classification"}

@@ -1,0 +1,77 @@
+"""MUX models by a recipe's [model], new or with the weights of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mux.hub.folder import read_config
+from mux.hub.warm_start import warm_start
+from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
+from mux.recipe import ModelSection
+
+Model = TypeVar("Model", MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification)
+
+# What a task adds to a pre-trained model: its own head, and what a retrieval loss decodes with.
+TASK_HEADS = ("classifier.", "pooler.", "head.")
+
+# Fields of the configuration in which weights and recipe must agree. Those of the multiplexer and the demultiplexer
+# mean nothing to a plain encoder; those of the losses may change from stage to stage.
+ENCODER_FIELDS = (
+    "family", "num_instances", "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers",
+    "num_attention_heads", "intermediate_size", "max_position_embeddings", "plain_single", "segment_ids",
+)
+MULTIPLEXING_FIELDS = (
+    "multiplexer", "demultiplexer", "demultiplexer_layers", "shared_demultiplexer", "mask_padding", "own_special_ids",
+)
+
+
+def config_of(section: ModelSection, tokenizer: PreTrainedTokenizerFast, retrieval_rate: float = 0.0,
+              **fields: Any) -> MuxConfig:
+    """The model's configuration as the recipe's [model] and the real tokenizer say."""
+    shape = section.shape
+    return MuxConfig(
+        family=section.family, num_instances=section.N, multiplexer=section.multiplexer,
+        demultiplexer=section.demultiplexer, demultiplexer_layers=section.demultiplexer_layers,
+        learn_keys=section.learn_keys, compat=section.compat, **section.departures.model_dump(),
+        task_weight=1 - retrieval_rate, retrieval_weight=retrieval_rate,
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, embedding_size=section.embedding,
+        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        intermediate_size=shape.intermediate, hidden_dropout_prob=section.dropout,
+        attention_probs_dropout_prob=section.attention_dropout, max_position_embeddings=section.max_positions,
+        **fields)
+
+
+def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[str, ...] = ()) -> Model:
+    """A model of `config` with the weights of `folder`: a MUX model's, or a plain encoder's in the backbone.
+
+    `new`: how the weights begin that the folder may lack, or have in another shape. Raises ValueError if others do not
+    fit, naming what differs.
+    """
+    if read_config(folder).get("model_type") != MuxConfig.model_type:
+        model = kind(config)
+        warm_start(model, folder)
+        return model
+    stored = MuxConfig.from_pretrained(folder)
+    for name in ENCODER_FIELDS + (MULTIPLEXING_FIELDS if config.multiplexed else ()):
+        there, asked = getattr(stored, name), getattr(config, name)
+        if there != asked:
+            raise ValueError(f"{folder} has {name} = {there}, this recipe asks for {asked}")
+    loaded: Any = kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
+                                       output_loading_info=True)
+    model, info = loaded
+    if missing := sorted(name for name in unfit(info) if not name.startswith(new)):
+        raise ValueError(f"{folder} lacks {len(missing)} weights of this model or has them in another shape, "
+                         f"{missing[0]} among them")
+    return model
+
+
+def unfit(info: dict[str, Any]) -> Iterator[str]:
+    """The weights that `from_pretrained` had to draw anew."""
+    yield from info["missing_keys"]
+    for name, *_ in info["mismatched_keys"]:
+        yield name

@@ -1,0 +1,159 @@
+"""Any encoder of transformers as a baseline: small random ones of several architectures, and what cannot be one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MobileBertConfig,
+    RobertaConfig,
+    ViTConfig,
+)
+
+from mux.data.encoding import encode
+from mux.data.tasks import Examples, Task
+from mux.model import MuxForSequenceClassification, MuxForTokenClassification
+from mux.recipe import TaskDefinition
+from mux.stages.encoders import HubEncoder, MuxEncoder
+
+BERT = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+                  max_position_embeddings=40)
+ARCHITECTURES = {
+    "bert": BERT,
+    "distilbert": DistilBertConfig(vocab_size=300, dim=32, hidden_dim=64, n_layers=2, n_heads=4,
+                                   max_position_embeddings=40),
+    "mobilebert": MobileBertConfig(vocab_size=300, hidden_size=32, embedding_size=16, num_hidden_layers=2,
+                                   num_attention_heads=4, intermediate_size=64, intra_bottleneck_size=16,
+                                   max_position_embeddings=40, num_feedforward_networks=2),
+    "electra": ElectraConfig(vocab_size=300, hidden_size=32, embedding_size=16, num_hidden_layers=2,
+                             num_attention_heads=4, intermediate_size=64, max_position_embeddings=40),
+    "roberta": RobertaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                             intermediate_size=64, max_position_embeddings=42, pad_token_id=0),
+}
+TEXTS = Examples(("the river in the town", "a town"), ("in the north", "of the people"), np.array([0, 2]))
+WORDS = Examples((("the", "river"), ("a", "town", "in")), None, np.array([0, 1, 2, 0, 1]), of_words=True)
+
+
+def task(**fields) -> Task:
+    labels = () if fields.get("regression") else ("a", "b", "c")
+    definition = TaskDefinition(train="builtin:topic_train", test="builtin:topic_test", **fields)
+    return Task("task", definition, labels, TEXTS, TEXTS)
+
+
+@pytest.fixture
+def hub(context, tmp_path):
+    """hub(config): a folder with a pre-trained model of that configuration, as the recipe's [model]."""
+    def hub(config, kind=AutoModelForMaskedLM):
+        kind.from_config(config).save_pretrained(tmp_path / "hub")
+        return hub.again()
+
+    hub.again = lambda: context(family="hub", source=f"path:{tmp_path / 'hub'}")
+    return hub
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_transformers_encoders_take_rows_of_texts_and_of_words(hub, name):
+    made = hub(ARCHITECTURES[name])
+    encoder, stage = made.encoder, made.recipe.stages[0]
+    assert isinstance(encoder, HubEncoder) and encoder.takes_segments == (name != "distilbert")
+    trained = AutoModelForMaskedLM.from_pretrained(encoder.folder).base_model.state_dict()
+    for rows, asked, shape in ((TEXTS, task(), (2, 3)), (WORDS, task(tokens="tokens"), (2, 6, 3)),
+                               (TEXTS, task(regression=True, metric="pearson"), (2, 1))):
+        model = encoder.starting(stage, asked, made.recipe.model.source).eval()
+        for key, tensor in model.base_model.state_dict().items():
+            assert "pooler" in key or torch.equal(tensor, trained[key]), key
+        rows = encode(rows, made.tokenizer, 24, segments=encoder.takes_segments)
+        batch = {key: torch.from_numpy(array) for key, array in rows.batch([0, 1]).items()}
+        out = model(**batch, labels=torch.from_numpy(rows.labels_of([0, 1], batch["input_ids"].shape[1])).to(
+            torch.float32 if shape == (2, 1) else torch.int64))
+        assert out.logits.shape[:1] == shape[:1] and out.logits.shape[-1] == shape[-1] and torch.isfinite(out.loss)
+        assert model.config.num_labels == shape[-1]
+    (timed,) = encoder.timed(24)
+    assert timed[:2] == (made.recipe.model.source, 1)
+    assert timed[2](batch["input_ids"], attention_mask=batch["attention_mask"]).logits.shape[0] == 2
+
+
+def test_what_fine_tuning_left_is_loaded_whole(hub, tmp_path):
+    made = hub(BERT)
+    stage = made.recipe.stages[0]
+    model = made.encoder.starting(stage, task(), None)
+    model.save_pretrained(tmp_path / "tuned")
+    again = made.encoder.tuned(stage, task(), tmp_path / "tuned")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of this model, \S+ among them"):
+        made.encoder.tuned(stage, task(), made.encoder.folder)
+
+
+def test_other_weights_than_when_the_run_began_are_refused(hub):
+    folder = hub(BERT).encoder.folder
+    assert hub.again().encoder.folder == folder
+    AutoModelForMaskedLM.from_config(BERT).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"the model path:.* has changed since the run began"):
+        hub.again().encoder.folder  # noqa: B018
+
+
+def test_rows_longer_than_the_encoder_has_positions_are_refused(hub):
+    made = hub(BertConfig(**BERT.to_dict() | {"max_position_embeddings": 20}))
+    for use in (lambda: made.encoder.starting(made.recipe.stages[0], task(), None), lambda: made.encoder.timed(24)):
+        with pytest.raises(ValueError, match="has 20 positions: sequence_length = 24 is more"):
+            use()
+
+
+def test_a_vocabulary_that_the_encoder_does_not_embed_is_refused(hub):
+    made = hub(BertConfig(**BERT.to_dict() | {"vocab_size": 200}))
+    with pytest.raises(ValueError, match="embeds 200 tokens, the tokenizer sentencepiece has 300"):
+        made.encoder.starting(made.recipe.stages[0], task(), None)
+
+
+def test_a_damaged_encoder_is_refused(hub):
+    made = hub(BERT)
+    from safetensors.torch import load_file, save_file
+    path = made.encoder.folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["bert.encoder.layer.0.output.dense.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of its encoder, bert\.encoder\.layer\.0\.output\.dense"):
+        made.encoder.starting(made.recipe.stages[0], task(), None)
+
+
+def test_an_architecture_that_transformers_does_not_know_is_named(context, tmp_path):
+    folder = tmp_path / "other"
+    made = context(family="hub", source=f"path:{folder}")
+    with pytest.raises(ValueError, match="no such folder"):
+        made.encoder.takes_segments  # noqa: B018
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "cofi"}))
+    with pytest.raises(ValueError, match=r"transformers makes no configuration of it: .*cofi"):
+        made.encoder.takes_segments  # noqa: B018
+
+
+def test_an_encoder_that_reads_no_text_is_refused(hub):
+    made = hub(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8), AutoModel)
+    with pytest.raises(ValueError, match=r"transformers makes no ModelForSequenceClassification of it: .*ViTConfig"):
+        made.encoder.takes_segments  # noqa: B018
+
+
+def test_mux_encoders_start_from_nothing_with_the_tasks_classes(context):
+    made = context()
+    stage = made.recipe.stages[0]
+    assert isinstance(made.encoder, MuxEncoder) and made.encoder.takes_segments and not made.encoder.pads
+    model = made.encoder.starting(stage, task(), None)
+    assert isinstance(model, MuxForSequenceClassification) and model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert isinstance(made.encoder.starting(stage, task(tokens="tokens"), None), MuxForTokenClassification)
+    number = made.encoder.starting(stage, task(regression=True, metric="pearson"), None)
+    assert number.config.num_labels == 1 and number.config.problem_type == "regression"
+    assert [(name, N) for name, N, _ in made.encoder.timed(24)] == [("bert 2x32, N = 2", 2), ("bert 2x32, N = 1", 1)]
+    assert [name for name, *_ in context(family="electra", N=1).encoder.timed(24)] == ["electra 2x32, N = 1"]
+
+
+def test_published_numerics_attend_padding_so_rows_are_padded_alike(context):
+    assert context(compat="princeton").encoder.pads
+    assert not context(compat="princeton", departures={"mask_padding": True}).encoder.pads
