@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from launcher import model_commands
 from mux.recipe import Problem, Refusal
 from mux.run import RunDirectory, read_json
 
@@ -18,9 +19,12 @@ REFUSED = 2
 
 launch = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 mux = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
-                  help="What comes after `mux-launch`: watch a run, stop it, look at its results.")
+                  help="What comes after `mux-launch`: watch and stop runs, look at their results, use their models.")
 runs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="List and show runs.")
 mux.add_typer(runs, name="runs")
+mux.add_typer(model_commands.imports, name="import")
+mux.command("export")(model_commands.export_model)
+mux.command()(model_commands.predict)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Demultiplexers: one hidden state in, the states of the instances that share it out (paper section 3.3).
 
 B groups, N slots, L positions, D width; P hidden states (any muxed positions), M wanted (hidden state, row) pairs; K
-keys: row r = b * N + i, instance i of group b, has key r mod K. A demultiplexer is a class with
-`keys_for(hidden_BLD) -> keys_KD` and `forward(keys_KD, wanted) -> demuxed_MD`, and a line in DEMULTIPLEXERS. Only what
-a head reads is computed.
+keys, N or B*N; row r = b * N + i is instance i of group b. A demultiplexer is a class with
+`keys_for(hidden_BLD) -> keys_KD`, `key_numbers(rows_M) -> keys_M` and `forward(keys_KD, wanted) -> demuxed_MD`, and a
+line in a table below. Only what a head reads is computed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mux.model.config import MuxConfig
 
 @dataclass(frozen=True)
 class Wanted:
-    """M states to be computed: hidden state `states_M` of `hidden_PD` as row `rows_M` sees it."""
+    """M states to be computed: hidden state `states_M` of `hidden_PD` as the row with key `keys_M` sees it."""
 
     hidden_PD: Tensor
     states_M: Tensor
-    rows_M: Tensor
+    keys_M: Tensor
 
 
 class KeyedLinear(nn.Module):
@@ -39,7 +39,7 @@ class KeyedLinear(nn.Module):
     def forward(self, keys_KD: Tensor, wanted: Wanted) -> Tensor:
         key_terms_KD = self.from_key(keys_KD)
         hidden_terms_PD = self.from_hidden(wanted.hidden_PD)
-        return hidden_terms_PD[wanted.states_M] + key_terms_KD[wanted.rows_M.remainder(len(keys_KD))]
+        return hidden_terms_PD[wanted.states_M] + key_terms_KD[wanted.keys_M]
 
 
 class LearnedKeys:
@@ -54,6 +54,9 @@ class LearnedKeys:
     def keys_for(self, hidden_BLD: Tensor) -> Tensor:
         return self.keys
 
+    def key_numbers(self, rows_M: Tensor) -> Tensor:
+        return rows_M.remainder(len(self.keys))
+
 
 class PrefixKeys:
     """T-MUX's keys: the hidden states of a group at its prefix markers (numerics section 1.4)."""
@@ -62,6 +65,9 @@ class PrefixKeys:
 
     def keys_for(self, hidden_BLD: Tensor) -> Tensor:
         return hidden_BLD[:, : self.N].flatten(0, 1)
+
+    def key_numbers(self, rows_M: Tensor) -> Tensor:
+        return rows_M
 
 
 # --- one trunk for all heads ----------------------------------------------------------------------------------

@@ -107,9 +107,10 @@ class MuxModel(MuxPreTrainedModel):
         if not self.config.multiplexed:
             return hidden_BFD[groups_M, positions_M]
         hidden_PD, states_M = hidden_BFD.flatten(0, 1), groups_M * hidden_BFD.shape[1] + positions_M
-        if len(states_M) < len(hidden_PD):  # fewer wanted states than positions: gather first, then project
-            hidden_PD, states_M = hidden_PD[states_M], torch.arange(len(states_M), device=states_M.device)
-        return self._demultiplexed(encoded, Wanted(hidden_PD, states_M, rows_M), for_vocabulary)
+        if states_M.shape[0] < hidden_PD.shape[0]:  # fewer wanted states than positions: gather first, then project
+            hidden_PD, states_M = hidden_PD[states_M], torch.arange(states_M.shape[0], device=states_M.device)
+        wanted = Wanted(hidden_PD, states_M, self.demultiplexer.key_numbers(rows_M))
+        return self._demultiplexed(encoded, wanted, for_vocabulary)
 
     def first_states(self, encoded: Encoded) -> Tensor:
         """[R, D]: each instance at the position that sequence classifiers read, its first (numerics section 1.4: behind
@@ -118,16 +119,16 @@ class MuxModel(MuxPreTrainedModel):
         hidden_BD = encoded.hidden_BFD[:, self.N if encoded.rows.offset else 0]
         if not self.config.multiplexed:
             return hidden_BD
-        return self._demultiplexed(
-            encoded, Wanted(hidden_BD, rows_R.div(self.N, rounding_mode="floor"), rows_R), for_vocabulary=False)
+        groups_R, keys_R = rows_R.div(self.N, rounding_mode="floor"), self.demultiplexer.key_numbers(rows_R)
+        return self._demultiplexed(encoded, Wanted(hidden_BD, groups_R, keys_R), for_vocabulary=False)
 
     def all_states(self, encoded: Encoded, for_vocabulary: bool = False) -> Tensor:
         """[R, L, D]: each instance at each position of its row."""
         rows, device = encoded.rows, encoded.hidden_BFD.device
-        every_row = torch.arange(rows.given, device=device).repeat_interleave(rows.length)
+        every_row = torch.arange(rows.given, device=device)[:, None].expand(-1, rows.length).flatten()
         # A published prefix cuts the row's end in training: what was cut reads the last position, and no loss reads it.
         positions_L = torch.arange(rows.length, device=device) + rows.offset
-        every_position = positions_L.clamp(max=encoded.hidden_BFD.shape[1] - 1).repeat(rows.given)
+        every_position = positions_L.clamp(max=encoded.hidden_BFD.shape[1] - 1).expand(rows.given, -1).flatten()
         states_MD = self.demultiplex(encoded, every_row, every_position, for_vocabulary)
         return states_MD.unflatten(0, (rows.given, rows.length))
 

@@ -85,7 +85,7 @@ class RowPreparation:
     # --- filling ----------------------------------------------------------------------------------------------
     def _filled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None,
                 filler_rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        rows, missing = len(input_ids), -len(input_ids) % self.N
+        rows, missing = input_ids.shape[0], -input_ids.shape[0] % self.N
         if filler_rows is not None and len(filler_rows) != missing:
             raise ValueError(f"{rows} rows in groups of {self.N} need {missing} filler rows, not {len(filler_rows)}")
         if missing == 0:
@@ -116,10 +116,9 @@ class RowPreparation:
         """The ids in front of every row, [B*N, offset]."""
         N, markers = self.N, torch.arange(self.N, device=input_ids.device)
         if self.config.own_special_ids:  # the rows after the vocabulary: a marker per slot, then the one between them
-            marker_ids, pad_id, end = self.config.vocab_size + markers, self.config.vocab_size + N, []
+            marker_ids, pad_id, ends = self.config.vocab_size + markers, self.config.vocab_size + N, 0
         else:
-            marker_ids, pad_id, end = FIRST_MARKER_ID - markers, PREFIX_PAD_ID, [CLS_ID]
-        ids_NF = input_ids.new_full((N, N + len(end)), pad_id)
-        ids_NF[markers, markers] = marker_ids
-        ids_NF[:, N:] = input_ids.new_tensor(end)
-        return ids_NF.repeat(len(input_ids) // N, 1)
+            marker_ids, pad_id, ends = FIRST_MARKER_ID - markers, PREFIX_PAD_ID, 1
+        own = torch.eye(N, dtype=torch.bool, device=input_ids.device)
+        ids_NF = torch.cat([marker_ids.where(own, pad_id), input_ids.new_full((N, ends), CLS_ID)], dim=1)
+        return ids_NF.repeat(input_ids.shape[0] // N, 1)

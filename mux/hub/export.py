@@ -1,0 +1,148 @@
+"""`mux export`: a run's model, or any model folder, as a folder to give away: weights, tokenizer, model card, ONNX."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from mux.hub.card import model_card
+from mux.hub.fetch import local_folder
+from mux.hub.folder import written_whole
+from mux.model.pipelines import open_tokenizer
+from mux.recipe import TASKS
+from mux.run import RunDirectory, read_json
+
+AUTO_CLASSES: dict[str, Any] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForPreTraining": AutoModelForPreTraining,
+    "ForMaskedLM": AutoModelForMaskedLM,
+}
+COMPANIONS = "companions.json"  # texts for `mux predict --companions fixed`; goes with the model if it is there
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model folder, and what is known about how it was made."""
+
+    folder: Path
+    name: str
+    made_by: str
+    results: Mapping[str, Any] | None = None  # the content of the run's results.json
+    task: str | None = None
+    sources: tuple[str, ...] = ()  # of the training texts, as the recipe names them
+
+
+def find_model(source: str, stage: str | None = None, task: str | None = None) -> Origin:
+    """The model that `source` means: a folder, hub:ID, or of a run its last fine-tuned, else its last pre-trained one.
+
+    `stage` and `task` choose among a run's models. Raises ValueError, naming the models there are, if that does not
+    leave one.
+    """
+    path = local_folder(source) if source.startswith(("hub:", "princeton:")) else Path(source)
+    if (path / "config.json").is_file():
+        if stage or task:
+            raise ValueError(f"{path} is a model folder: --stage and --task choose a model of a run")
+        return Origin(path, path.absolute().name, f"`mux export` from the folder `{path.absolute().name}`")
+    results = read_json(path / "results.json")
+    if results is None:
+        raise ValueError(f"{path} is neither a model folder (config.json) nor a run directory (results.json)")
+    models = run_models(results)
+    kinds = {entry["id"]: entry["kind"] for entry in results["stages"]}
+    last = next((of for of, _, _ in reversed(models) if kinds[of] == "finetune"), models[-1][0] if models else None)
+    found = [model for model in models if model[0] == (stage or last) and task in (None, model[1])]
+    if len(found) != 1:
+        there = ", ".join(f"--stage {of}{f' --task {name}' if name else ''}" for of, name, _ in models)
+        raise ValueError(f"{path} has {'several models' if found else 'no such model'}; "
+                         f"{f'choose from {there}' if there else 'none has been trained yet'}")
+    of, name, model = found[0]
+    return Origin(path / model, "-".join(filter(None, (results["name"], name))),
+                  f"stage `{of}` of the run `{results['name']}`", results, name, _sources(path, of, name))
+
+
+def run_models(results: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
+    """(stage id, task, path inside the run) of every model that a run has finished, in order."""
+    models: list[tuple[str, str | None, str]] = []
+    for entry in results["stages"]:
+        if entry["status"] == "done" and entry["kind"] == "finetune":
+            models += [(entry["id"], task, row["model"]) for task, row in entry["tasks"].items()]
+        elif entry["status"] == "done" and "model" in entry:
+            models.append((entry["id"], None, entry["model"]))
+    return models
+
+
+def _sources(run: Path, stage: str, task: str | None) -> tuple[str, ...]:
+    """Where the texts that the model was trained on came from: the corpus, the task, the model it started from."""
+    plan = RunDirectory(run).read_plan()
+    recipe = plan.recipe
+    ids = [entry.id for entry in plan.stages]
+    before = plan.stages[: ids.index(stage) + 1]
+    found: list[str] = []
+    if any(entry.kind in ("retrieval", "pretrain") for entry in before):
+        found += (recipe.get("corpus") or {}).get("sources", ())
+    found += [entry.source for entry in before if entry.source and entry.source not in ids]
+    if task:
+        definition = recipe.get("tasks", {}).get("define", {}).get(task)
+        found.append(definition["train"] if definition else TASKS[task].train)
+    return tuple(dict.fromkeys(found))
+
+
+def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
+    """Write the model to `destination`, whole or not at all; the names of the files.
+
+    Raises ValueError if something is at the destination, or weights, the tokenizer or packages are missing; OnnxFailure
+    if (with `onnx`) the model cannot be exported or the file does not compute the same.
+    """
+    if onnx:
+        from mux.hub.onnx import export_onnx, require  # their packages are an extra
+
+        require()
+    with written_whole(destination) as part:
+        config = AutoConfig.from_pretrained(origin.folder)
+        auto_class = auto_class_of(config, origin.folder)
+        tokenizer = open_tokenizer(origin.folder, config)
+        model = open_model(origin.folder, auto_class)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        if (origin.folder / COMPANIONS).exists():
+            shutil.copyfile(origin.folder / COMPANIONS, part / COMPANIONS)
+        if onnx:
+            export_onnx(model, part / "model.onnx")
+        card = model_card(config, name=origin.name, made_by=origin.made_by, folder=str(destination),
+                          auto_class=auto_class.__name__, results=origin.results, task=origin.task,
+                          sources=origin.sources, onnx=onnx)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        return sorted(path.name for path in part.iterdir())
+
+
+def auto_class_of(config: PreTrainedConfig, folder: Path) -> Any:
+    names: Sequence[str] = config.architectures or ()
+    for ending, auto_class in AUTO_CLASSES.items():
+        if any(name.endswith(ending) for name in names):
+            return auto_class
+    raise ValueError(f"{folder} holds {' or '.join(names) or 'no head'}; only models with a head are exported: "
+                     f"{', '.join(AUTO_CLASSES)}")
+
+
+def open_model(folder: Path, auto_class: Any) -> PreTrainedModel:
+    """The folder's model in evaluation mode. Raises ValueError if weights of it are missing there."""
+    try:
+        model, info = auto_class.from_pretrained(folder, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: the weights cannot be loaded: {str(error).splitlines()[0]}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
+    return model.eval()

@@ -1,0 +1,120 @@
+"""A model that predicts for any number of texts: grouped, encoded, averaged over copies.
+
+R rows, L positions, N slots.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from mux.data.grouping import Composition, compose, in_order
+from mux.model.pipelines import longest_row, open_tokenizer, padded_length
+from mux.predict.companions import FixedCompanions, fixed_texts
+from mux.predict.heads import Answer, Encoding, Text, head_of
+
+WINDOW = 256  # groups that are composed, encoded and averaged together; the memory of a prediction is bounded by it
+LONGEST = 512  # tokens, of a model that does not say
+COMPANIONS = ("given", "fixed")
+
+
+class Predictor:
+    """Predictions of the classification model in `folder`, which any Auto class may have saved.
+
+    Texts are grouped N by N in the order given; with `copies` = k each one is read k times, all rows of a window
+    permuted together, and its k logits are averaged (paper section 5.4). With companions = "fixed" each text has a
+    group of its own, and its prediction is the same whatever other texts there are. `batch` groups go through the
+    model at once. `scores` and `spans`: see `mux.predict.heads`. Raises ValueError for a folder that cannot predict
+    and for values that do not fit the model.
+    """
+
+    def __init__(self, folder: Path, *, batch: int = 32, copies: int = 1, companions: str = "given",
+                 max_length: int | None = None, device: str | None = None, scores: bool = False,
+                 spans: bool = False) -> None:
+        self.config = AutoConfig.from_pretrained(folder)
+        self.N = getattr(self.config, "num_instances", 1)
+        self.head = head_of(self.config, str(folder))
+        if companions not in COMPANIONS:
+            raise ValueError(f"companions are {' or '.join(COMPANIONS)}, not {companions!r}")
+        if spans and not self.head.takes_words:
+            raise ValueError(f"{folder} classifies whole texts: there are no spans in its predictions")
+        if not 1 <= copies <= self.N:
+            raise ValueError(f"{copies} copies: a model of N = {self.N} takes 1 to {self.N}")
+        if not 1 <= batch <= WINDOW:
+            raise ValueError(f"a batch of {batch} groups: 1 to {WINDOW} are possible")
+        self.batch, self.copies, self.fixed = batch, copies, companions == "fixed"
+        self.scores, self.spans = scores, spans
+        self.tokenizer = open_tokenizer(folder, self.config)
+        self.length = self._length(max_length)
+        self.padded = padded_length(self.config) is not None
+        self.companions = self._encode([Text(text) for text in fixed_texts(folder, self.N - 1)]) if self.fixed else []
+        self.device = device_of(device)
+        self.model = self.head.auto_class.from_pretrained(folder).to(self.device).eval()  # type: ignore[arg-type]
+        self.inputs = set(inspect.signature(self.model.forward).parameters)
+
+    def _length(self, asked: int | None) -> int:
+        longest = longest_row(self.config) or LONGEST
+        if asked is not None and not 3 <= asked <= longest:
+            raise ValueError(f"a length of {asked} tokens: this model reads 3 to {longest}")
+        return asked or padded_length(self.config) or min(longest, self.tokenizer.model_max_length)
+
+    @property
+    def window(self) -> int:
+        """How many texts `predict` takes at once."""
+        return max(1, WINDOW * (1 if self.fixed else self.N) // self.copies)
+
+    def predict(self, texts: Sequence[Text], progress: Callable[[float], None] = lambda share: None) -> list[Answer]:
+        """The answers for one window of texts, in order. `progress` is called with the share of it that is done."""
+        rows = self._encode(texts)
+        composition = self._composition(len(texts))
+        logits = composition.average(self._logits(rows + self.companions, composition.groups, progress))
+        return [self.head.answer(text, row, self.scores, self.spans) for text, row in zip(texts, logits, strict=True)]
+
+    def _encode(self, texts: Sequence[Text]) -> list[Encoding]:
+        return self.head.encode(texts, self.tokenizer, self.length) if texts else []
+
+    def _composition(self, count: int) -> Composition | FixedCompanions:
+        if self.fixed:
+            return FixedCompanions(count, self.N, self.copies)
+        return in_order(count, self.N) if self.copies == 1 else compose(count, self.N, seed=0, copies=self.copies)
+
+    @torch.inference_mode()
+    def _logits(self, rows: Sequence[Encoding], groups: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+        """What the head reads of each row of `groups` [G, N]: [G * N, ...]."""
+        words = max((len(row.firsts) for row in rows), default=0)
+        collected = []
+        for first in range(0, len(groups), self.batch):
+            chosen = [rows[index] for index in groups[first : first + self.batch].ravel()]
+            logits = self.model(**self._tensors(chosen)).logits
+            collected.append(self.head.read(logits.float(), chosen, words).cpu())
+            progress(min(1.0, (first + self.batch) / len(groups)))
+        return torch.cat(collected).numpy()
+
+    def _tensors(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
+        """The model's inputs [R, L]: as long as the longest row, or always the same where padding is attended."""
+        length = self.length if self.padded else max(len(row.ids) for row in rows)
+        pad: Any = self.tokenizer.pad_token_id or 0
+        ids, mask, segments = (np.full((len(rows), length), value) for value in (pad, 0, 0))
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = row.ids
+            mask[index, : len(row.ids)] = 1
+            segments[index, : len(row.ids)] = row.segments
+        tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+        return {name: torch.from_numpy(array).to(self.device) for name, array in tensors.items() if name in self.inputs}
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; without one a GPU if there is any. Raises ValueError if it is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name}: {str(error).splitlines()[0]}") from None
+    return device
