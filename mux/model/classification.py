@@ -16,7 +16,15 @@ from transformers.utils import ModelOutput
 
 from mux.model.config import PRINCETON, MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
-from mux.model.retrieval import IGNORED, VocabularyHead, mean_cross_entropy, retrieve, tied_decoder, weigh
+from mux.model.retrieval import (
+    IGNORED,
+    VocabularyHead,
+    mean_cross_entropy,
+    retrieval_asked,
+    retrieve,
+    tied_decoder,
+    weigh,
+)
 
 
 @dataclass
@@ -101,11 +109,9 @@ class MuxClassifier(MuxPreTrainedModel):
         logits = self.classifier(states)
         out = MuxClassificationOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
                                       attentions=encoded.attentions)
-        retrieving = retrieval_labels is not None or retrieval_slots is not None
         if labels is not None:
             out.task_loss = self.task_loss(logits, labels)
-            retrieving |= self.config.retrieval_weight > 0
-        if retrieving:
+        if retrieval_asked(self.config, labels, retrieval_labels, retrieval_slots):
             if self.head is None:
                 raise ValueError("this model has no vocabulary head to retrieve tokens with; one with "
                                  "config.retrieval_weight > 0 has")

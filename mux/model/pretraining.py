@@ -15,7 +15,15 @@ from transformers.utils import ModelOutput
 
 from mux.model.config import MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
-from mux.model.retrieval import IGNORED, VocabularyHead, mean_cross_entropy, retrieve, tied_decoder, weigh
+from mux.model.retrieval import (
+    IGNORED,
+    VocabularyHead,
+    mean_cross_entropy,
+    retrieval_asked,
+    retrieve,
+    tied_decoder,
+    weigh,
+)
 
 
 @dataclass
@@ -106,8 +114,7 @@ class MuxForPreTraining(MuxPreTrainedModel):
         multiplied by `config.discriminator_weight` (numerics section 1.7).
         """
         config: Any = self.config
-        retrieving = retrieval_labels is not None or retrieval_slots is not None
-        retrieving |= labels is not None and config.retrieval_weight > 0
+        retrieving = retrieval_asked(config, labels, retrieval_labels, retrieval_slots)
         rows = self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows,
                                 labelled=labels is not None or retrieving)
         encoded = self.mux.encode(rows, **kwargs)

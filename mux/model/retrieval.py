@@ -45,6 +45,11 @@ class Retrieved:
     loss: Tensor
 
 
+def retrieval_asked(config: Any, labels: Tensor | None, *questions: Tensor | None) -> bool:
+    """Whether a head retrieves: where any of its retrieval arguments is given, or with labels if the loss counts."""
+    return any(question is not None for question in questions) or (labels is not None and config.retrieval_weight > 0)
+
+
 def retrieve(mux: MuxModel, head: VocabularyHead, encoded: Encoded, labels_RL: Tensor | None,
              slots: Tensor | None) -> Retrieved:
     """Decode one token per position of each group.

@@ -7,16 +7,17 @@ Whatever is wrong with a row is a Refusal that names the file and the line.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from mux.recipe import files
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.wording import listed, printable, some
 
 Row = dict[str, Any]
-Lines = Iterator[tuple[int, str]]  # (number from 1, line with its end)
 
 STREAM = "-"  # stdin or stdout
 
@@ -38,69 +39,17 @@ def format_of(path: str, given: str | None, formats: Iterable[str], otherwise: s
 # --- reading ------------------------------------------------------------------------------------------------
 def read(stream: BinaryIO, name: str, kind: str) -> Iterator[tuple[int, Row]]:
     """(line, row) of everything in the stream; empty lines are passed over. `name` is for messages."""
-    return READERS[kind](_lines(stream, name), name)
+    return READERS[kind](files.numbered_lines(stream, name), name)
 
 
-def _lines(stream: BinaryIO, name: str) -> Lines:
-    for number, line in enumerate(stream, 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = f"{line[error.start]:#04x}"
-            raise Refusal(Problem(f"is not UTF-8: byte {byte}", where=place(name, number))) from None
-
-
-def _read_txt(lines: Lines, name: str) -> Iterator[tuple[int, Row]]:
+def _read_txt(lines: files.Lines, name: str) -> files.Rows:
     yield from ((number, {"text": line.rstrip("\r\n")}) for number, line in lines if line.strip())
 
 
-def _read_jsonl(lines: Lines, name: str) -> Iterator[tuple[int, Row]]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-            raise Refusal(Problem(f"is not JSON: {error}", where=place(name, number))) from None
-        if not isinstance(row, dict):
-            raise Refusal(Problem("is not a JSON object", where=place(name, number),
-                                  hint='{"text": "..."}, one a line'))
-        yield number, row
-
-
-def _read_csv(lines: Lines, name: str) -> Iterator[tuple[int, Row]]:
-    reader = csv.reader((line for _, line in lines), strict=True)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise Refusal(Problem(f"is not CSV: {error}", where=place(name, reader.line_num))) from None
-
-    return _named(rows(), name)
-
-
-def _read_tsv(lines: Lines, name: str) -> Iterator[tuple[int, Row]]:
-    bare = ((number, line.rstrip("\r\n")) for number, line in lines)
-    return _named(((number, line.split("\t")) for number, line in bare if line), name)
-
-
-def _named(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[tuple[int, Row]]:
-    """Rows by the names in the first; each must have as many values as there are names."""
-    filled = ((number, row) for number, row in rows if row)
-    number, names = next(filled, (1, []))
-    if not names or len(set(names)) < len(names):
-        raise Refusal(Problem("must name the columns, each once", where=place(name, number)))
-    for number, row in filled:
-        if len(row) != len(names):
-            raise Refusal(Problem(f"has {len(row)} values, the first line names {len(names)} columns",
-                                  where=place(name, number)))
-        yield number, dict(zip(names, row, strict=True))
-
-
-READERS: dict[str, Callable[[Lines, str], Iterator[tuple[int, Row]]]] = {
-    "jsonl": _read_jsonl, "csv": _read_csv, "tsv": _read_tsv, "txt": _read_txt,
+READERS: dict[str, Callable[[files.Lines, str], files.Rows]] = {
+    **{suffix.removeprefix("."): functools.partial(files.numbered_rows, suffix=suffix)
+       for suffix in files.ROW_SUFFIXES},
+    "txt": _read_txt,
 }
 
 

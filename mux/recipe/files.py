@@ -13,7 +13,7 @@ import csv
 import glob
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,10 @@ def split_hub(source: str) -> tuple[str, str | None, str | None, str | None]:
 
 
 # --- contents -----------------------------------------------------------------------------------------------
+Lines = Iterator[tuple[int, str]]  # (number from 1, line with its end)
+Rows = Iterator[tuple[int, dict[str, Any]]]  # (number of its line, row)
+
+
 def read_documents(path: Path) -> Iterator[str]:
     """The texts in a file, none of them empty.
 
@@ -102,10 +106,10 @@ def read_documents(path: Path) -> Iterator[str]:
     if path.suffix == ".txt":
         yield from _paragraphs(path)
     elif path.suffix == ".jsonl":
-        for number, row in _objects(path):
+        for number, row in _objects(_lines_of(path), str(path)):
             text = row.get("text")
             if not isinstance(text, str):
-                raise _refusal(path, number, 'has no text under "text"', f"its keys: {some(row)}")
+                raise refusal(str(path), number, 'has no text under "text"', f"its keys: {some(row)}")
             if text.strip():
                 yield text.strip()
     else:
@@ -117,20 +121,41 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     All values of csv and tsv are texts; tsv knows no quotes.
     """
-    if path.suffix == ".jsonl":
-        yield from (row for _, row in _objects(path))
-    elif path.suffix == ".tsv":
-        lines = ((number, line.rstrip("\r\n")) for number, line in _lines(path))
-        yield from _table(path, ((number, line.split("\t")) for number, line in lines if line))
-    elif path.suffix == ".csv":
-        yield from _table(path, _csv(path))
-    else:
+    if path.suffix not in ROW_SUFFIXES:
         raise _wrong_suffix(path, ROW_SUFFIXES)
+    yield from (row for _, row in numbered_rows(_lines_of(path), str(path), path.suffix))
+
+
+def numbered_rows(lines: Lines, name: str, suffix: str) -> Rows:
+    """The rows of a table, as its `suffix` says, with the numbers of their lines. `name` is for messages."""
+    yield from _TABLES[suffix](lines, name)
+
+
+def numbered_lines(file: Iterable[bytes], name: str) -> Lines:
+    """The lines of a UTF-8 file; without its byte order mark."""
+    for number, line in enumerate(file, 1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise refusal(name, number, f"is not UTF-8: byte {line[error.start]:#04x}") from None
+
+
+def refusal(name: str, line: int, message: str, hint: str | None = None) -> Refusal:
+    """Of a line in the file `name`."""
+    return Refusal(Problem(message, where=f"{printable(name)}:{line}", hint=hint))
+
+
+def _lines_of(path: Path) -> Lines:
+    try:
+        with open(path, "rb") as file:
+            yield from numbered_lines(file, str(path))
+    except OSError as error:
+        raise Refusal(Problem(f"cannot be read: {error.strerror}", where=printable(str(path)))) from None
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     lines: list[str] = []
-    for _, line in _lines(path):
+    for _, line in _lines_of(path):
         if line.strip():
             lines.append(line.strip())
         elif lines:
@@ -140,20 +165,20 @@ def _paragraphs(path: Path) -> Iterator[str]:
         yield " ".join(lines)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
+def _objects(lines: Lines, name: str) -> Rows:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
             row = json.loads(line, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
-            raise _refusal(path, number, f"is not JSON, column {error.colno}: {error.msg}") from None
+            raise refusal(name, number, f"is not JSON, column {error.colno}: {error.msg}") from None
         except RecursionError:
-            raise _refusal(path, number, "is not JSON: it is nested too deeply") from None
+            raise refusal(name, number, "is not JSON: it is nested too deeply") from None
         except ValueError as error:  # NaN, or an integer of too many digits
-            raise _refusal(path, number, f"is not JSON: {error}") from None
+            raise refusal(name, number, f"is not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise _refusal(path, number, "is not a JSON object", '{"text": "...", "label": ...}, one a line')
+            raise refusal(name, number, "is not a JSON object", '{"text": "..."}, one a line')
         yield number, row
 
 
@@ -161,48 +186,40 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
-    while True:
+def _csv(lines: Lines, name: str) -> Rows:
+    reader = csv.reader((line for _, line in lines), strict=True)
+
+    def values() -> Iterator[tuple[int, list[str]]]:
         try:
-            row = next(reader)
-        except StopIteration:
-            return
+            for row in reader:
+                yield reader.line_num, row
         except csv.Error as error:
-            raise _refusal(path, reader.line_num, f"is not CSV: {error}") from None
-        if row:
-            yield reader.line_num, row
+            raise refusal(name, reader.line_num, f"is not CSV: {error}") from None
+
+    return _named(values(), name)
 
 
-def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Iterator[dict[str, Any]]:
+def _tsv(lines: Lines, name: str) -> Rows:
+    bare = ((number, line.rstrip("\r\n")) for number, line in lines)
+    return _named(((number, line.split("\t")) for number, line in bare if line), name)
+
+
+def _named(values: Iterator[tuple[int, list[str]]], name: str) -> Rows:
     """Rows by the names in the first; each must have as many values as there are names."""
-    number, names = next(rows, (0, []))
+    filled = ((number, row) for number, row in values if row)
+    number, names = next(filled, (1, []))
     if not names:
-        raise Refusal(Problem("is empty: the first line must name the columns", where=printable(str(path))))
+        raise Refusal(Problem("is empty: the first line must name the columns", where=printable(name)))
     if len(set(names)) < len(names):
-        raise _refusal(path, number, f"names a column twice: {some(names)}")
-    for number, row in rows:
+        raise refusal(name, number, f"names a column twice: {some(names)}")
+    for number, row in filled:
         if len(row) != len(names):
-            raise _refusal(path, number, f"has {len(row)} values, the first line names {len(names)} columns")
-        yield dict(zip(names, row, strict=True))
+            raise refusal(name, number, f"has {len(row)} values, the first line names {len(names)} columns")
+        yield number, dict(zip(names, row, strict=True))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of a UTF-8 file; a line keeps its end."""
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise _refusal(path, number, f"is not UTF-8: byte {line[error.start]:#04x}") from None
-    except OSError as error:
-        raise Refusal(Problem(f"cannot be read: {error.strerror}", where=printable(str(path)))) from None
+_TABLES: dict[str, Callable[[Lines, str], Rows]] = {".jsonl": _objects, ".csv": _csv, ".tsv": _tsv}
 
 
 def _wrong_suffix(path: Path, suffixes: tuple[str, ...]) -> Refusal:
     return Refusal(Problem(f"must be a {listed(suffixes, 'or')} file", where=printable(str(path))))
-
-
-def _refusal(path: Path, line: int, message: str, hint: str | None = None) -> Refusal:
-    return Refusal(Problem(message, where=f"{printable(str(path))}:{line}", hint=hint))

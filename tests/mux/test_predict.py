@@ -237,11 +237,11 @@ def by_groups_without_segments(folder, texts):
     ("in.jsonl", '{"text": " "}\n', "in.jsonl:1: 'text' is empty"),
     ("in.csv", "id,text\n1,w1\n2\n", "in.csv:3: has 1 values, the first line names 2 columns"),
     ("in.csv", 'text\n"w1\n', "in.csv:2: is not CSV"),
-    ("in.csv", "", "in.csv:1: must name the columns"),
+    ("in.csv", "", "in.csv: is empty: the first line must name the columns"),
     ("in.tsv", "words\tid\nw1\t1\n", "in.tsv:2: has no column 'text'"),
-    ("in.tsv", "text\ttext\nw1\t1\n", "in.tsv:1: must name the columns, each once"),
+    ("in.tsv", "text\ttext\nw1\t1\n", "in.tsv:1: names a column twice"),
     ("in.txt", "w1\n\udcff\n", "in.txt:2: is not UTF-8: byte 0xff"),
-    ("in.parquet", "w1\n", r"in.parquet: must be a .jsonl, .csv, .tsv or .txt file"),
+    ("in.parquet", "w1\n", r"in.parquet: must be a .jsonl, .tsv, .csv or .txt file"),
 ])
 def test_a_bad_row_is_named_and_nothing_is_written(model_folder, tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
