@@ -15,6 +15,7 @@ PIPELINES = {
 }
 PREDICTED = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")  # what `mux predict` takes
 FAMILIES = {"bert": "BERT", "electra": "ELECTRA"}
+TOKENIZER = "google-bert/bert-base-uncased"  # of the published models
 
 GROUPS = """## What N means
 
@@ -47,12 +48,13 @@ licences{builtin}.
 
 def model_card(config: PreTrainedConfig, *, name: str, made_by: str, folder: str, auto_class: str,
                results: Mapping[str, Any] | None = None, task: str | None = None,
-               sources: Sequence[str] = (), onnx: bool = False) -> str:
+               sources: Sequence[str] = (), onnx: bool = False, tokenizer: bool = True) -> str:
     """The card of a model in markdown, for a MuxConfig or any other encoder's config.
 
     `made_by`: a phrase, "stage `finetune` of the run `quickstart`". `folder`: where the model will be.
     `auto_class`: the Auto class that loads it. `results`: the content of the run's results.json; of `task` alone, if
-    it is given. `sources`: where the training texts came from, as a recipe names them. `onnx`: a model.onnx is there.
+    it is given. `sources`: where the training texts came from, as a recipe names them. `onnx`, `tokenizer`: there is a
+    model.onnx, a tokenizer.
     """
     N = getattr(config, "num_instances", 1)
     parts = [
@@ -60,7 +62,7 @@ def model_card(config: PreTrainedConfig, *, name: str, made_by: str, folder: str
         f"# {name}\n\n{_description(config, N)} Made by {made_by}.\n",
         GROUPS.format(N=N) if N > 1 else "",
         INDEPENDENT.format(N=N, folder=folder) if N > 1 and auto_class in PREDICTED else "",
-        _use(config, folder, auto_class, N),
+        _use(config, folder, auto_class, N, tokenizer),
         ONNX.format(N=N) if onnx else "",
         _results(results or {}, task),
         _sources(sources),
@@ -93,14 +95,17 @@ def _description(config: PreTrainedConfig, N: int) -> str:
             f"demultiplexer), {shape}.{compat}")
 
 
-def _use(config: PreTrainedConfig, folder: str, auto_class: str, N: int) -> str:
+def _use(config: PreTrainedConfig, folder: str, auto_class: str, N: int, tokenizer: bool) -> str:
     mux = config.model_type == "mux"
     registers = ["import mux.model  # registers the model with transformers"] if mux else []
     code = [*registers, f"from transformers import {auto_class}, AutoTokenizer",
             f'model = {auto_class}.from_pretrained("{folder}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")']
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder if tokenizer else TOKENIZER}")']
     text = "## How to use it\n\n```python\n{}\n```\n".format("\n".join(code))
-    if pipeline := PIPELINES.get(auto_class):
+    if not tokenizer:
+        text += (f"\nThe folder has no tokenizer: the published models use that of {TOKENIZER}. Save it here, with "
+                 "`tokenizer.save_pretrained`, for pipelines and for `mux predict`.\n")
+    elif pipeline := PIPELINES.get(auto_class):
         caller = "mux.model.pipeline" if mux else "transformers.pipeline"
         text += f'\nor `{caller}("{pipeline}", "{folder}")`'
         text += f", which sends {32 * N} texts at once" if mux else ""

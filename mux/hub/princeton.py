@@ -21,6 +21,7 @@ from mux.hub.folder import encoder_of, read_config, read_weights, written_whole
 from mux.hub.published_keys import PublishedKeys
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
 from mux.model.config import BACKBONE_FIELDS, PRINCETON
+from mux.model.pipelines import longest_row
 from mux.recipe.wording import listed, shown, some
 
 CLASSES: dict[str, tuple[type[PreTrainedModel], str]] = {  # published, plain: ours, and what loads it
@@ -123,7 +124,7 @@ def import_folder(source: Path, destination: Path, tokenizer: Path | None = None
     tokenizer = tokenizer or (folder if any((folder / name).exists() for name in TOKENIZER_FILES) else None)
     words = None if tokenizer is None else read_tokenizer(tokenizer, config)
     card = model_card(config, name=source.name, made_by=f"`mux import princeton` from `{source.name}`",
-                      folder=destination.name, auto_class=auto_class)
+                      folder=destination.name, auto_class=auto_class, tokenizer=words is not None)
     with written_whole(destination) as part:
         model.save_pretrained(part)
         (part / "README.md").write_text(card, encoding="utf-8")
@@ -220,4 +221,5 @@ def read_tokenizer(folder: Path, config: MuxConfig) -> Any:
         raise ValueError(f"{folder}: the tokenizer cannot be loaded: {error}") from None
     if len(tokenizer) > config.vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the model {config.vocab_size:,}")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest_row(config) or tokenizer.model_max_length)
     return tokenizer

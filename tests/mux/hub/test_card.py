@@ -77,3 +77,10 @@ def test_sources_and_their_licences():
     assert metadata(text)["datasets"] == ["wikimedia/wikipedia"]
     assert "- `path:a.txt`" in text and "CC BY-SA 4.0" in text
     assert "CC BY-SA" not in card(MuxConfig(), sources=("path:a.txt",))
+
+
+def test_a_folder_without_a_tokenizer_says_whose_it_needs():
+    card = model_card(MuxConfig(num_instances=2), name="m", made_by="hand", folder="there",
+                      auto_class="AutoModelForSequenceClassification", tokenizer=False)
+    assert 'AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")' in card
+    assert "has no tokenizer" in card and "mux.model.pipeline(" not in card
