@@ -94,7 +94,7 @@ class Summary:
             stage = clean(entry.get("id", ""))
             if (what := self.accuracy.get(entry.get("kind", ""))) and "accuracy" in entry:
                 loss = f"loss {short(entry.get('loss'))}, {count(entry.get('steps'))} steps"
-                rows.append((stage, what, fraction(entry["accuracy"]), "", loss))
+                rows.append((stage, what, fraction(entry["accuracy"]), _number(entry.get("majority")), loss))
             for task, row in _tasks(entry):
                 tickets = f"over {len(row['tickets'])} tickets" if row.get("tickets") else ""
                 if len(row.get("seeds") or ()) > 1:

@@ -113,6 +113,8 @@ def held_out(context: Context, engine: Engine, objective: Objective, questions: 
     engine.model.eval()
     rounds = -(-groups // (micro_batch * ranks.size))
     sums = {f"{name}.{what}": 0.0 for name in objective.weights for what in ("loss", "correct", "count")}
+    usual = objective.answers.usual if "task" in objective.weights else None
+    sums |= {"task.usual": 0.0} if usual is not None else {}
     for index in range(rounds):
         context.progress_together("evaluating held-out rows", index, rounds, "batches")
         first = (index * ranks.size + ranks.rank) * micro_batch
@@ -126,6 +128,8 @@ def held_out(context: Context, engine: Engine, objective: Objective, questions: 
             sums[f"{name}.loss"] += float(part.loss) * part.count
             sums[f"{name}.correct"] += float(part.correct)
             sums[f"{name}.count"] += part.count
+        if usual is not None and counted:
+            sums["task.usual"] += float(batch["labels"].eq(usual).sum())
     total = dict(zip(sums, ranks.sum(sums.values()), strict=True))
     losses = {name: total[f"{name}.loss"] / max(total[f"{name}.count"], 1) for name in objective.weights}
     first_part = next(iter(objective.weights))
@@ -135,5 +139,6 @@ def held_out(context: Context, engine: Engine, objective: Objective, questions: 
         "accuracy": total[f"{first_part}.correct"] / max(total[f"{first_part}.count"], 1),
         **({"retrieval_accuracy": total["retrieval.correct"] / max(total["retrieval.count"], 1)}
            if "retrieval" in objective.weights else {}),
+        **({"majority": total["task.usual"] / max(total["task.count"], 1)} if usual is not None else {}),
         "held_out_rows": groups * N,
     }

@@ -34,6 +34,7 @@ class Answers:
 
     asked: Callable[[Tensor], int]  # of the labels
     right: Callable[[Tensor, Tensor], Tensor]  # of the logits and the labels
+    usual: int | None = None  # a label that is right so often that accuracy is to be read beside its share
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,6 @@ def none_is_right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 MASKED_TOKENS = Answers(labelled, highest_of_asked)
-REPLACED_TOKENS = Answers(labelled, right_sign)
+REPLACED_TOKENS = Answers(labelled, right_sign, usual=0)
 CLASSES = Answers(labelled, highest)  # of texts or of words
 NUMBERS = Answers(len, none_is_right)
