@@ -94,6 +94,7 @@ class TaskBatches:
     seed: int
     share: Share
     retrieval: bool = False  # whether the group's tokens are asked for beside the labels
+    retrieves_first: bool = True  # and the first of each row among them
 
     def __call__(self, step: int) -> list[dict[str, Tensor]]:
         rows_BN = group_rows(len(self.encoded), self.N, self.share.groups, self.key, self.seed, step)
@@ -107,5 +108,6 @@ class TaskBatches:
         if self.retrieval:
             # Drawn for rows as long as rows may be: a position's draw does not depend on the longest of its batch.
             real_BNL = (np.arange(self.encoded.longest) < self.encoded.lengths[rows_BN][..., None])
+            real_BNL[..., 0] &= self.retrieves_first
             arrays["retrieval_slots"] = retrieval_slots(real_BNL, self.seed, step, first_group)[:, :length]
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

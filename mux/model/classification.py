@@ -5,19 +5,19 @@ R rows, L positions, D width, C classes, T retrieved tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.models.electra.modeling_electra import ElectraClassificationHead
-from transformers.utils import ModelOutput
+from transformers.utils import can_return_tuple
 
 from mux.model.config import PRINCETON, MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
 from mux.model.retrieval import (
     IGNORED,
+    MuxOutput,
     VocabularyHead,
     mean_cross_entropy,
     retrieval_asked,
@@ -25,19 +25,7 @@ from mux.model.retrieval import (
     tied_decoder,
     weigh,
 )
-
-
-@dataclass
-class MuxClassificationOutput(ModelOutput):
-    loss: Tensor | None = None
-    task_loss: Tensor | None = None
-    retrieval_loss: Tensor | None = None
-    logits: Tensor | None = None  # [R, C] of sequences, [R, L, C] of tokens
-    demultiplexed: Tensor | None = None  # [R, D] or [R, L, D]: what the classifier read
-    retrieval_logits: Tensor | None = None  # [T, V]
-    retrieval_targets: Tensor | None = None  # [T]
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+from mux.model.rows import check_shapes
 
 
 class LinearClassifier(nn.Linear):
@@ -65,6 +53,27 @@ class ElectraClassifier(ElectraClassificationHead):
 SEQUENCE_CLASSIFIERS: dict[str, Any] = {"bert": LinearClassifier, "electra": ElectraClassifier}
 
 
+def squared_error(logits_RC: Tensor, labels: Tensor) -> Tensor:
+    return F.mse_loss(logits_RC, labels.float().reshape(logits_RC.shape))
+
+
+def class_loss(logits_RC: Tensor, labels_R: Tensor) -> Tensor:
+    asked_R = labels_R.ne(IGNORED)
+    return mean_cross_entropy(logits_RC[asked_R], labels_R[asked_R])
+
+
+def classes_loss(logits_RC: Tensor, labels_RC: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits_RC, labels_RC.float())
+
+
+# By `config.problem_type`, as transformers names and defines them.
+LOSSES = {
+    "regression": squared_error,
+    "single_label_classification": class_loss,
+    "multi_label_classification": classes_loss,
+}
+
+
 class MuxClassifier(MuxPreTrainedModel):
     """What the two kinds of classifiers share: encode, classify, and a retrieval loss beside the task's if asked."""
 
@@ -87,6 +96,7 @@ class MuxClassifier(MuxPreTrainedModel):
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -97,27 +107,22 @@ class MuxClassifier(MuxPreTrainedModel):
         retrieval_slots: Tensor | None = None,
         filler_rows: Tensor | None = None,
         **kwargs: Any,
-    ) -> MuxClassificationOutput:
+    ) -> MuxOutput:
         """`input_ids` [R, L], any R >= 1, grouped N by N in order; `labels` [R], of tokens [R, L] with -100 for none.
 
         Tokens are retrieved if either retrieval argument is given, or with labels if `config.retrieval_weight` > 0
-        (T-MUX fine-tunes so); see `mux.model.retrieval.retrieve`. Raises ValueError without a vocabulary head for it.
+        (T-MUX fine-tunes so); see `mux.model.retrieval.retrieve`, also for its error.
         """
-        encoded = self.mux.encode(
-            self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows), **kwargs)
+        rows = self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows)
+        encoded = self.mux.encode(rows, **kwargs)
         states = self.states(encoded)
         logits = self.classifier(states)
-        out = MuxClassificationOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
-                                      attentions=encoded.attentions)
+        out = MuxOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
+                        attentions=encoded.attentions)
         if labels is not None:
             out.task_loss = self.task_loss(logits, labels)
         if retrieval_asked(self.config, labels, retrieval_labels, retrieval_slots):
-            if self.head is None:
-                raise ValueError("this model has no vocabulary head to retrieve tokens with; one with "
-                                 "config.retrieval_weight > 0 has")
-            retrieved = retrieve(self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
-            out.retrieval_logits, out.retrieval_targets = retrieved.logits, retrieved.targets
-            out.retrieval_loss = retrieved.loss
+            retrieve(out, self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
         out.loss = weigh(out.task_loss, out.retrieval_loss, self.config)
         return out
 
@@ -135,10 +140,10 @@ class MuxForSequenceClassification(MuxClassifier):
     def states(self, encoded: Encoded) -> Tensor:
         return self.mux.first_states(encoded) if self.pooler is None else self.pooler(encoded.hidden_BFD)
 
-    def task_loss(self, logits_RC: Tensor, labels_R: Tensor) -> Tensor:
-        if self.num_labels == 1:
-            return F.mse_loss(logits_RC[:, 0].float(), labels_R.float())
-        return F.cross_entropy(logits_RC.float(), labels_R)
+    def task_loss(self, logits_RC: Tensor, labels: Tensor) -> Tensor:
+        """`labels` [R] of classes, [R] or [R, C] of numbers, [R, C] of several classes at once: see LOSSES."""
+        kind = self.config.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+        return LOSSES[kind](logits_RC.float(), labels)
 
 
 class MuxForTokenClassification(MuxClassifier):
@@ -152,5 +157,6 @@ class MuxForTokenClassification(MuxClassifier):
         return self.mux.all_states(encoded)
 
     def task_loss(self, logits_RLC: Tensor, labels_RL: Tensor) -> Tensor:
+        check_shapes(logits_RLC[..., 0], labels=labels_RL)
         asked_RL = labels_RL.ne(IGNORED)
         return mean_cross_entropy(logits_RLC[asked_RL], labels_RL[asked_RL])

@@ -20,6 +20,11 @@ class MuxConfig(PreTrainedConfig):
     """
 
     model_type = "mux"
+    # Not predictions: what transformers' Trainer would gather of every evaluation batch beside the logits.
+    keys_to_ignore_at_inference = (
+        "task_loss", "retrieval_loss", "demultiplexed", "retrieval_logits", "retrieval_targets", "hidden_states",
+        "attentions",
+    )
 
     family: str = "bert"  # bert | electra
     num_instances: int = 2  # N
@@ -80,6 +85,8 @@ class MuxConfig(PreTrainedConfig):
             raise ValueError(f"family is {' or '.join(FAMILIES)}, not {self.family!r}")
         if self.num_instances < 1:
             raise ValueError(f"num_instances is at least 1, not {self.num_instances}")
+        if not 0 <= self.retrieval_percentage <= 1:
+            raise ValueError(f"retrieval_percentage is a share, 0 to 1, not {self.retrieval_percentage}")
         if self.family == "bert" and self.embedding_size != self.hidden_size:
             raise ValueError(f"BERT embeds as wide as it encodes: embedding_size = {self.embedding_size}, "
                              f"hidden_size = {self.hidden_size}")
@@ -134,6 +141,7 @@ class MuxConfig(PreTrainedConfig):
         shared = {name: getattr(self, name) for name in BACKBONE_FIELDS if hasattr(kind, name)}
         config = kind(**shared | other)
         config.num_labels = self.num_labels
+        config.output_hidden_states = self.output_hidden_states
         config._attn_implementation = self._attn_implementation
         return config
 

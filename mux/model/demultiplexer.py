@@ -120,7 +120,7 @@ class PublishedRSA(LearnedKeys, KeyedLinear):
         self.keys = nn.Parameter(torch.empty(config.num_instances, width))
         self.task_layers = config.demultiplexer_layers - 1  # layers of the task heads before the last
         self.vocabulary_layers = config.demultiplexer_layers if electra else 2
-        self.residual = float(electra)
+        self.residual = electra  # of the vocabulary head
         count = max(self.task_layers, self.vocabulary_layers)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(count - 1))
         self.norms = nn.ModuleList(_norm(config) for _ in range(self.vocabulary_layers))
@@ -137,9 +137,11 @@ class PublishedRSA(LearnedKeys, KeyedLinear):
 
     def for_vocabulary(self, keys_KD: Tensor, wanted: Wanted) -> Tensor:
         x_MD = self.norms[0](self.activation(super().forward(keys_KD, wanted)))
-        for dense, norm in zip(self.layers[: self.vocabulary_layers - 1], self.norms[1:], strict=True):
-            x_MD = norm(self.activation(dense(x_MD))) + self.residual * x_MD
-        return self.vocabulary_norm(self.activation(self.vocabulary_layer(x_MD))) + self.residual * x_MD
+        denses, norms = self.layers[: self.vocabulary_layers - 1], self.norms[1:]
+        for dense, norm in zip([*denses, self.vocabulary_layer], [*norms, self.vocabulary_norm], strict=True):
+            y_MD = norm(self.activation(dense(x_MD)))
+            x_MD = y_MD + x_MD if self.residual else y_MD
+        return x_MD
 
 
 class PublishedPrefix(PrefixKeys, nn.Module):

@@ -52,6 +52,13 @@ class Multiplexer(nn.Module):
     def draw_keys(self) -> Tensor:
         raise NotImplementedError
 
+    def block(self) -> int:
+        """The width that a slot has for itself. Raises ValueError if there is none."""
+        if self.width < self.N:
+            raise ValueError(f"{self.config.multiplexer} keys share the width out: {self.width} is too little for "
+                             f"N = {self.N}")
+        return self.width // self.N
+
 
 def weighted(embedded_BNLE: Tensor, padding: Padding, divisor: float) -> Tensor:
     """The weight [B, N, L, 1] of each token in a sum over slots: 1 / divisor, 0 for padding that does not count.
@@ -84,7 +91,7 @@ class Binary(Gaussian):
     """
 
     def draw_keys(self) -> Tensor:
-        block = self.width // self.N
+        block = self.block()
         first_N1 = torch.arange(self.N, device=self.keys.device)[:, None] * block
         place_E = torch.arange(self.width, device=self.keys.device)
         last_N1 = first_N1 + block * (1 + self.config.multiplexer_overlap)
@@ -114,7 +121,7 @@ class OrthogonalLowRank(Orthogonal):
     """Orthogonal with Q_i = U H_i^T of rank E // N: H_i is H with all but its i-th block of columns set to 0."""
 
     def draw_keys(self) -> Tensor:
-        block = self.width // self.N
+        block = self.block()
         first, second = self.rotation(), self.rotation()
         keys_NEE = torch.zeros(self.shape, device=self.keys.device)
         for slot in range(self.N):
@@ -123,7 +130,22 @@ class OrthogonalLowRank(Orthogonal):
         return keys_NEE
 
 
-class Contextual(Gaussian):
+class Attending(Gaussian):
+    """Gaussian keys, and an encoder layer in which the tokens of an instance see each other."""
+
+    def __init__(self, config: MuxConfig) -> None:
+        super().__init__(config)
+        self.layer_config = config.layer()
+        self.instance_layer = BertLayer(self.layer_config)
+
+    def attend(self, layer: BertLayer, states_KQE: Tensor, real_KQ: Tensor) -> Tensor:
+        """One encoder layer over K sequences. One that is padding throughout attends as if it were not: its result
+        does not count, and a softmax over nothing would be NaN."""
+        real_KQ = real_KQ | ~real_KQ.any(-1, keepdim=True)
+        return layer(states_KQE, create_bidirectional_mask(self.layer_config, states_KQE, real_KQ))
+
+
+class Contextual(Attending):
     """a = T1(e) + e in each instance, g = a * v_i, z = T2(g) + g over the slots of each position; x = 1/N sum_i z_i.
 
     T1 and T2 are encoder layers (paper eq. 4 and 5); the residuals around them are the published code's (numerics D3).
@@ -131,8 +153,6 @@ class Contextual(Gaussian):
 
     def __init__(self, config: MuxConfig) -> None:
         super().__init__(config)
-        self.layer_config = config.layer()
-        self.instance_layer = BertLayer(self.layer_config)
         self.slot_layer = BertLayer(self.layer_config)
 
     def forward(self, embedded_BNLE: Tensor, padding: Padding) -> Tensor:
@@ -145,22 +165,15 @@ class Contextual(Gaussian):
         mixed_BNLE = (mixed_PNE + keyed_PNE).unflatten(0, (groups, length)).transpose(1, 2)
         return (mixed_BNLE * weighted(embedded_BNLE, padding, self.N)).sum(1)
 
-    def attend(self, layer: BertLayer, states_KQE: Tensor, real_KQ: Tensor) -> Tensor:
-        """One encoder layer over K sequences. One that is padding throughout attends as if it were not: its result
-        does not count, and a softmax over nothing would be NaN."""
-        real_KQ = real_KQ | ~real_KQ.any(-1, keepdim=True)
-        return layer(states_KQE, create_bidirectional_mask(self.layer_config, states_KQE, real_KQ))
 
-
-class ContextualV1(Contextual):
+class ContextualV1(Attending):
     """The older contextual multiplexer: g = e * v_i, x = 1/N sum_i T(g_i) + LN(gelu(W 1/N sum_i g_i)).
 
-    Published for replaced-token detection only, where T sees padding (numerics section 1.2).
+    Published for replaced-token detection only, where T sees padding (numerics section 1.2): it sees what counts.
     """
 
     def __init__(self, config: MuxConfig) -> None:
         super().__init__(config)
-        del self.slot_layer
         self.mean_dense = nn.Linear(self.width, self.width)
         self.mean_norm = nn.LayerNorm(self.width, eps=1e-5)
         self.activation = ACT2FN[config.hidden_act]
@@ -168,8 +181,8 @@ class ContextualV1(Contextual):
     def forward(self, embedded_BNLE: Tensor, padding: Padding) -> Tensor:
         weights_BNL1 = weighted(embedded_BNLE, padding, self.N)
         keyed_BNLE = embedded_BNLE * self.keys.to(embedded_BNLE.dtype)[:, None]
-        within_BNL = padding.within_BNL if self.config.mask_padding else torch.ones_like(padding.within_BNL)
-        context_RLE = self.attend(self.instance_layer, keyed_BNLE.flatten(0, 1), within_BNL.flatten(0, 1))
+        context_RLE = self.attend(
+            self.instance_layer, keyed_BNLE.flatten(0, 1), padding.counted_BNL.flatten(0, 1))
         context_BLE = (context_RLE.unflatten(0, keyed_BNLE.shape[:2]) * weights_BNL1).sum(1)
         mean_BLE = (keyed_BNLE * weights_BNL1).sum(1)
         return context_BLE + self.mean_norm(self.activation(self.mean_dense(mean_BLE)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BertModel, ElectraModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from mux.model.config import MuxConfig
 from mux.model.demultiplexer import PUBLISHED, SHARED, LearnedKeys, Wanted
@@ -53,6 +53,7 @@ class MuxPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["BertLayer", "ElectraLayer"]  # noqa: RUF012 - transformers' own convention
+    accepts_loss_kwargs = False  # losses are means: transformers' Trainer divides them by its accumulation steps
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -61,14 +62,22 @@ class MuxPreTrainedModel(PreTrainedModel):
             module.initialize()
 
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As transformers do it. Raises ValueError for a prefix demultiplexer, whose markers stand behind the
+        vocabulary."""
+        if self.config.marker_ids:
+            raise ValueError("the vocabulary of a model with prefix markers cannot be resized: they stand behind it")
+        return super().resize_token_embeddings(*args, **kwargs)
+
+
 class MuxModel(MuxPreTrainedModel):
     """Multiplex, encode, demultiplex. N = 1 is transformers' encoder and nothing else, unless `compat` is set."""
 
-    def __init__(self, config: MuxConfig, head: str = "tokens") -> None:
-        """`head`: pretraining | sequence | tokens; it matters under the published numerics only."""
+    def __init__(self, config: MuxConfig, reads: str = "tokens") -> None:
+        """`reads`: what the head on top does, pretraining | sequence | tokens; see `RowPreparation`."""
         super().__init__(config)
         self.N = config.num_instances
-        self.prepare = RowPreparation(config, head)
+        self.prepare = RowPreparation(config, reads)
         self.backbone = BACKBONES[config.family](config.backbone())
         if config.multiplexed:
             demultiplexers = SHARED if config.shared_demultiplexer else PUBLISHED
@@ -137,6 +146,7 @@ class MuxModel(MuxPreTrainedModel):
         read = self.demultiplexer.for_vocabulary if for_vocabulary else self.demultiplexer
         return read(keys_KD, wanted)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,

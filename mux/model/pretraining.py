@@ -1,22 +1,23 @@
-"""Pre-training heads: masked language modelling for BERT, replaced-token detection for ELECTRA, retrieval for both.
+"""Pre-training: masked language modelling for BERT, replaced-token detection for ELECTRA, token retrieval for both.
 
-R rows, B groups, L positions of a row, F with its prefix, V vocabulary, M labelled tokens, T retrieved tokens.
+R rows, L positions of a row, V vocabulary, M labelled tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions
-from transformers.utils import ModelOutput
+from transformers.utils import can_return_tuple
 
 from mux.model.config import MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
 from mux.model.retrieval import (
     IGNORED,
+    MuxOutput,
     VocabularyHead,
     mean_cross_entropy,
     retrieval_asked,
@@ -24,55 +25,7 @@ from mux.model.retrieval import (
     tied_decoder,
     weigh,
 )
-
-
-@dataclass
-class MuxForPreTrainingOutput(ModelOutput):
-    """`logits`: BERT [R, L, V] without labels, with labels [M, V], the labelled tokens row by row; ELECTRA [R, L]."""
-
-    loss: Tensor | None = None
-    task_loss: Tensor | None = None
-    retrieval_loss: Tensor | None = None
-    logits: Tensor | None = None
-    retrieval_logits: Tensor | None = None  # [T, V]
-    retrieval_targets: Tensor | None = None  # [T]
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-class MaskedTokens:
-    """Masked language modelling: `labels` hold the original token where it is asked for, -100 elsewhere."""
-
-    def __init__(self, model: MuxForPreTraining) -> None:
-        self.mux, self.head = model.mux, model.head
-
-    def __call__(self, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if labels is None:
-            return self.head(self.mux.all_states(encoded, for_vocabulary=True)), None
-        reached_RL = labels[:, : encoded.hidden_BFD.shape[1] - encoded.rows.offset]  # a published prefix cuts the end
-        rows_M, positions_M = reached_RL.ne(IGNORED).nonzero(as_tuple=True)
-        states_MD = self.mux.demultiplex(encoded, rows_M, positions_M + encoded.rows.offset, for_vocabulary=True)
-        logits_MV = self.head(states_MD)
-        return logits_MV, mean_cross_entropy(logits_MV, reached_RL[rows_M, positions_M])
-
-
-class ReplacedTokens:
-    """Replaced-token detection: `labels` 1 where the token was replaced, 0 where not, -100 where nothing is asked."""
-
-    def __init__(self, model: MuxForPreTraining) -> None:
-        self.mux, self.head = model.mux, model.discriminator
-
-    def __call__(self, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits_RL = self.head(self.mux.all_states(encoded))
-        if labels is None:
-            return logits_RL, None
-        rows = encoded.rows
-        reached = encoded.hidden_BFD.shape[1] - rows.offset
-        real_RL = rows.attention_mask[: rows.given, rows.offset :].bool()
-        asked_RL = labels[:, :reached].ne(IGNORED) & real_RL
-        asked_M, labels_M = logits_RL[:, :reached][asked_RL], labels[:, :reached][asked_RL]
-        total = F.binary_cross_entropy_with_logits(asked_M.float(), labels_M.float(), reduction="sum")
-        return logits_RL, total / max(len(labels_M), 1)
+from mux.model.rows import check_shapes
 
 
 class MuxForPreTraining(MuxPreTrainedModel):
@@ -82,20 +35,22 @@ class MuxForPreTraining(MuxPreTrainedModel):
     def __init__(self, config: MuxConfig) -> None:
         super().__init__(config)
         self.mux = MuxModel(config, "pretraining")
+        self.head = None
         if config.family == "bert" or config.multiplexed:
             self.head = VocabularyHead(config)
             self._tied_weights_keys = tied_decoder(config)
         if config.family == "electra":
             self.discriminator = ElectraDiscriminatorPredictions(config.backbone())
-        self.task = TASKS[config.family](self)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        return self.head.decoder if hasattr(self, "head") else None
+        return None if self.head is None else self.head.decoder
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
+        assert self.head is not None
         self.head.decoder = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -106,32 +61,60 @@ class MuxForPreTraining(MuxPreTrainedModel):
         retrieval_slots: Tensor | None = None,
         filler_rows: Tensor | None = None,
         **kwargs: Any,
-    ) -> MuxForPreTrainingOutput:
+    ) -> MuxOutput:
         """`input_ids`, `labels`, `retrieval_labels` [R, L]; `retrieval_slots` [B, L] or [B, F]; see `retrieve`.
 
-        Tokens are retrieved if either retrieval argument is given, or with labels if `config.retrieval_weight` > 0.
-        Losses are means over what is asked, 0 where nothing is. Under the published numerics the whole ELECTRA loss is
-        multiplied by `config.discriminator_weight` (numerics section 1.7).
+        Logits and labels are those of TASKS. Tokens are retrieved if either retrieval argument is given, or with labels
+        if `config.retrieval_weight` > 0. Losses are means over what is asked, 0 where nothing is. Under the published
+        numerics the whole ELECTRA loss is multiplied by `config.discriminator_weight` (numerics section 1.7).
         """
         config: Any = self.config
+        check_shapes(input_ids, labels=labels, retrieval_labels=retrieval_labels)
         retrieving = retrieval_asked(config, labels, retrieval_labels, retrieval_slots)
         rows = self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows,
                                 labelled=labels is not None or retrieving)
         encoded = self.mux.encode(rows, **kwargs)
-        out = MuxForPreTrainingOutput(hidden_states=encoded.hidden_states, attentions=encoded.attentions)
+        out = MuxOutput(hidden_states=encoded.hidden_states, attentions=encoded.attentions)
         if labels is not None or not retrieving:
-            out.logits, out.task_loss = self.task(encoded, labels)
+            out.logits, out.task_loss = TASKS[config.family](self, encoded, labels)
         if retrieving:
-            retrieved = retrieve(self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
-            out.retrieval_logits, out.retrieval_targets = retrieved.logits, retrieved.targets
-            out.retrieval_loss = retrieved.loss
+            retrieve(out, self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
         out.loss = weigh(out.task_loss, out.retrieval_loss, config)
         if out.loss is not None and config.family == "electra":
             out.loss = config.discriminator_weight * out.loss
         return out
 
 
-TASKS: dict[str, Any] = {"bert": MaskedTokens, "electra": ReplacedTokens}
+def masked_tokens(model: MuxForPreTraining, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Masked language modelling. `labels`: the original token where it is asked for, -100 elsewhere. Logits [R, L, V]
+    without labels, with labels [M, V], the labelled tokens row by row."""
+    assert model.head is not None
+    if labels is None:
+        return model.head(model.mux.all_states(encoded, for_vocabulary=True)), None
+    reached_RL = labels[:, : encoded.hidden_BFD.shape[1] - encoded.rows.offset]  # a published prefix cuts the end
+    rows_M, positions_M = reached_RL.ne(IGNORED).nonzero(as_tuple=True)
+    states_MD = model.mux.demultiplex(encoded, rows_M, positions_M + encoded.rows.offset, for_vocabulary=True)
+    logits_MV = model.head(states_MD)
+    return logits_MV, mean_cross_entropy(logits_MV, reached_RL[rows_M, positions_M])
+
+
+def replaced_tokens(model: MuxForPreTraining, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Replaced-token detection. `labels`: 1 where the token was replaced, 0 where not, -100 where nothing is asked.
+    Logits [R, L]."""
+    logits_RL = model.discriminator(model.mux.all_states(encoded))
+    if labels is None:
+        return logits_RL, None
+    rows = encoded.rows
+    reached = encoded.hidden_BFD.shape[1] - rows.offset
+    real_RL = rows.attention_mask[: rows.given, rows.offset :].bool()
+    asked_RL = labels[:, :reached].ne(IGNORED) & real_RL
+    asked_M, labels_M = logits_RL[:, :reached][asked_RL], labels[:, :reached][asked_RL]
+    total = F.binary_cross_entropy_with_logits(asked_M.float(), labels_M.float(), reduction="sum")
+    return logits_RL, total / max(len(labels_M), 1)
+
+
+Task = Callable[[MuxForPreTraining, Encoded, Tensor | None], tuple[Tensor, Tensor | None]]
+TASKS: dict[str, Task] = {"bert": masked_tokens, "electra": replaced_tokens}
 
 
 class MuxForMaskedLM(MuxForPreTraining):

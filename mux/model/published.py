@@ -20,17 +20,17 @@ class Reading:
     hides_across: bool = False  # hides padding where instances attend to each other
     embeds_segments: bool = False
     cuts_rows: bool = False  # a prefix pushes the row's last tokens out, where there are labels
-    retrieves_padding: bool = False
+    retrieves_everything: bool = False  # padding and prefixes are among the retrieved too
     retrieves_first: bool = True  # position 0 is among the retrieved
 
 
 READINGS = {
     ("bert", "pretraining"): Reading(
-        overwrites_first=True, embeds_segments=True, cuts_rows=True, retrieves_padding=True),
+        overwrites_first=True, embeds_segments=True, cuts_rows=True, retrieves_everything=True),
     ("bert", "sequence"): Reading(overwrites_first=True, hides_across=True),
     ("bert", "tokens"): Reading(overwrites_first=True),
     ("electra", "pretraining"): Reading(
-        overwrites_first=True, embeds_segments=True, cuts_rows=True, retrieves_padding=True),
+        overwrites_first=True, embeds_segments=True, cuts_rows=True, retrieves_everything=True),
     ("electra", "sequence"): Reading(hides_across=True, retrieves_first=False),
     ("electra", "tokens"): Reading(),
 }

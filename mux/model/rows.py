@@ -30,12 +30,19 @@ class Rows:
     offset: int  # F position of a row's first token
 
 
-class RowPreparation:
-    """`head`: pretraining | sequence | tokens; under the published numerics they treat rows differently."""
+def check_shapes(input_ids: Tensor, **tensors: Tensor | None) -> None:
+    """Raise ValueError where one is not of the shape of the ids."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != input_ids.shape:
+            raise ValueError(f"{name}: {list(tensor.shape)} where the rows are {list(input_ids.shape)}")
 
-    def __init__(self, config: MuxConfig, head: str) -> None:
+
+class RowPreparation:
+    """For a head that `reads` pretraining | sequence | tokens: as published, each treats rows in its own way."""
+
+    def __init__(self, config: MuxConfig, reads: str) -> None:
         self.config, self.N = config, config.num_instances
-        self.reading = READINGS[config.family, head]
+        self.reading = READINGS[config.family, reads]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
                  filler_rows: Tensor | None = None, labelled: bool = False) -> Rows:
@@ -43,13 +50,17 @@ class RowPreparation:
 
         The last group is filled with the rows that `filler_rows` names: [missing] row numbers of the batch, or
         [missing, L] token ids; by default the batch's first rows again, so that a call's result depends on its input
-        alone. Raises ValueError: an empty batch, another number of fillers, rows longer than there are positions.
+        alone. Raises ValueError: an empty batch, another number of fillers, rows longer than there are positions or
+        shorter than a prefix that cuts them, tensors of another shape.
         """
+        if 0 in input_ids.shape:
+            raise ValueError("the batch has no rows" if len(input_ids) == 0 else "the rows have no tokens")
+        check_shapes(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         given, length = input_ids.shape
         offset, limit = self.config.prefix_length, self.config.max_position_embeddings
         cut = labelled and self.reading.cuts_rows and not self.config.own_special_ids
-        if given == 0:
-            raise ValueError("the batch has no rows")
+        if cut and length <= offset:
+            raise ValueError(f"rows of {length} tokens end before the prefix of {offset} that cuts them in training")
         if length + (0 if cut else offset) > limit:
             raise ValueError(f"rows of {length} tokens{f' and a prefix of {offset}' if offset else ''} do not fit in "
                              f"max_position_embeddings = {limit}; truncate them to {limit - offset}")
@@ -57,7 +68,8 @@ class RowPreparation:
             attention_mask = self.not_padding(input_ids)
         if not (self.config.segment_ids or self.reading.embeds_segments):
             token_type_ids = None
-        if not self.config.own_special_ids and self.reading.overwrites_first and not offset:
+        published_ids = self.config.multiplexed and not self.config.own_special_ids
+        if published_ids and self.reading.overwrites_first and not offset:
             input_ids = input_ids.clone()
             input_ids[:, 0] = CLS_ID
         ids, mask, segments = self._filled(input_ids, attention_mask, token_type_ids, filler_rows)
@@ -81,6 +93,11 @@ class RowPreparation:
         if self.config.pad_token_id is None:
             return torch.ones_like(input_ids)
         return input_ids.ne(self.config.pad_token_id).long()
+
+    @property
+    def retrieves_first(self) -> bool:
+        """Whether position 0 of a row is among the tokens that retrieval decodes."""
+        return bool(self.config.own_special_ids) or self.reading.retrieves_first
 
     # --- filling ----------------------------------------------------------------------------------------------
     def _filled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None,

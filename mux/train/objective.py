@@ -67,6 +67,8 @@ class Objective:
             parts["task"] = Part(loss, self.answers.right(out.logits.detach(), labels), count)
         if "retrieval" in self.weights:
             targets = out.retrieval_targets
+            if len(targets) != (asked := int(batch["retrieval_slots"].ge(0).sum())):
+                raise RuntimeError(f"the model retrieved {len(targets)} tokens where {asked} were asked for")
             parts["retrieval"] = Part(out.retrieval_loss, highest(out.retrieval_logits.detach(), targets), len(targets))
         return parts
 

@@ -203,7 +203,8 @@ def test_a_failing_rank_says_why(run):
     """A token store that was damaged behind the run's back: its file is named, the exit status is 1."""
     done = run.launch(recipe=ALONE)
     assert done.returncode == 0
-    store = next(Path(run.environment["MUX_CACHE"]).glob("corpora/*/tokens.bin"))
+    corpus = json.loads((run.path / "environment.json").read_text())["data"]["corpus"]
+    store = Path(run.environment["MUX_CACHE"]) / "corpora" / corpus / "tokens.bin"
     whole = store.read_bytes()
     try:
         store.chmod(0o600)
