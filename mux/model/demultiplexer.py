@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -28,6 +29,12 @@ class Wanted:
     keys_M: Tensor
 
 
+def picked(rows_PD: Tensor, numbers_M: Tensor) -> Tensor:
+    """rows_PD[numbers_M]. The gradient of indexing is added up in any order, so that no two trainings are equal to the
+    last bit; that of an embedding in one order, and several times faster on a CPU."""
+    return F.embedding(numbers_M, rows_PD)
+
+
 class KeyedLinear(nn.Module):
     """W [k ; h] + b = W_k k + (W_h h + b): W_h h once per hidden state, W_k k once per key (performance trick 5)."""
 
@@ -39,7 +46,7 @@ class KeyedLinear(nn.Module):
     def forward(self, keys_KD: Tensor, wanted: Wanted) -> Tensor:
         key_terms_KD = self.from_key(keys_KD)
         hidden_terms_PD = self.from_hidden(wanted.hidden_PD)
-        return hidden_terms_PD[wanted.states_M] + key_terms_KD[wanted.keys_M]
+        return picked(hidden_terms_PD, wanted.states_M) + picked(key_terms_KD, wanted.keys_M)
 
 
 class LearnedKeys:

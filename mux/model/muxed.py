@@ -14,7 +14,7 @@ from transformers import BertModel, ElectraModel, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from mux.model.config import MuxConfig
-from mux.model.demultiplexer import PUBLISHED, SHARED, LearnedKeys, Wanted
+from mux.model.demultiplexer import PUBLISHED, SHARED, LearnedKeys, Wanted, picked
 from mux.model.multiplexer import MULTIPLEXERS, Multiplexer
 from mux.model.rows import RowPreparation, Rows
 
@@ -117,7 +117,7 @@ class MuxModel(MuxPreTrainedModel):
             return hidden_BFD[groups_M, positions_M]
         hidden_PD, states_M = hidden_BFD.flatten(0, 1), groups_M * hidden_BFD.shape[1] + positions_M
         if states_M.shape[0] < hidden_PD.shape[0]:  # fewer wanted states than positions: gather first, then project
-            hidden_PD, states_M = hidden_PD[states_M], torch.arange(states_M.shape[0], device=states_M.device)
+            hidden_PD, states_M = picked(hidden_PD, states_M), torch.arange(states_M.shape[0], device=states_M.device)
         wanted = Wanted(hidden_PD, states_M, self.demultiplexer.key_numbers(rows_M))
         return self._demultiplexed(encoded, wanted, for_vocabulary)
 

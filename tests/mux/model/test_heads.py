@@ -155,3 +155,27 @@ def test_published_fillers_are_drawn_ids_and_masks_apart():
             of, masked_as = ((ids == filler).all(1).nonzero().item(), (mask == its_mask).all(1).nonzero().item())
             apart += of != masked_as
     assert 50 < apart < 80  # five in six of 80
+
+
+# --- gradients ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("kind", "fields"), [
+    (MuxForTokenClassification, {}), (MuxForTokenClassification, {"demultiplexer": "prefix"}),
+    (MuxForSequenceClassification, {"retrieval_weight": 0.5}), (MuxForPreTraining, {"retrieval_weight": 0.5}),
+    (MuxForPreTraining, {"family": "electra"}),
+])
+def test_gradients_are_equal_to_the_last_bit(kind, fields):
+    """With several threads, too, or no resumed run would be the one that was interrupted."""
+    ids = torch.randint(5, 700, (64, 60), generator=torch.Generator().manual_seed(1))
+    labels = ids % 2 if kind is not MuxForSequenceClassification else ids[:, 0] % 2
+    slots = ids[::2] % 2 if "retrieval_weight" in fields else None
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(3):
+            model = build(kind, num_labels=2, **fields)
+            model(ids, labels=labels, retrieval_slots=slots).loss.backward()
+            found.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    finally:
+        torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(torch.equal(grad, other[name]) for name, grad in found[0].items() if grad is not None)
