@@ -137,7 +137,7 @@ def predict(
         output_kind(rows, output, format)
         predictor = Predictor(find_model(model, stage, task).folder, batch=batch, copies=copies,
                               companions=companions, max_length=max_length, device=device, scores=scores, spans=spans)
-        total = rows.count(predictor.head.takes_words)
+        total = rows.count(predictor.head.takes_words, predictor.added)
     write(predictor, rows, output, format, total)
 
 

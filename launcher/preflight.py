@@ -32,7 +32,8 @@ from mux.run import Plan, RunDirectory, pretrained_model, read_json
 PARSED_BYTES = 64_000_000  # a larger file is parsed only so far as its first rows; the workers read the rest
 FIRST_ROWS = 1000
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "vocab.json")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SAFE = ("model.safetensors",)  # of MUX models and of runs nothing else is read
+WEIGHTS = (*SAFE, "pytorch_model.bin")
 BF16_CAPABILITY = (8, 0)
 ELSEWHERE = "--run-dir DIR chooses another place"
 GB = 1e9
@@ -213,17 +214,27 @@ def _models(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
     named = {f"stages.{stage.id}.from": stage.from_ for stage in recipe.stages}
     for key, source in ({"model.source": recipe.model.source} | named).items():
         kind, _, rest = (source or "").partition(":")
-        if kind in ("path", "run") and (wrong := _no_model(Path(rest)) if kind == "path" else _no_run(Path(rest))):
+        if kind in ("path", "run") and (wrong := _no_folder(Path(rest)) if kind == "path" else _no_run(Path(rest))):
             yield _problem(plan, key, wrong)
 
 
-def _no_model(folder: Path) -> str | None:
-    """Why a folder is not one that a model can be loaded from."""
+def _no_folder(folder: Path) -> str | None:
+    """Why a stage cannot start from a folder: no model of its kind is in it."""
+    config = folder / "config.json"
+    try:
+        kind = read_json(config).get("model_type") if config.is_file() else None
+    except (ValueError, OSError, AttributeError):
+        return f"{config.absolute()} cannot be read"
+    return _no_model(folder, SAFE if kind == "mux" else WEIGHTS)
+
+
+def _no_model(folder: Path, weights: Sequence[str]) -> str | None:
+    """Why a folder is not one that a model can be loaded from; its weights must be in one of these files."""
     if not folder.is_dir():
         return f"there is no folder {folder.absolute()}"
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        lacking.append(f"weights ({listed(WEIGHTS, 'or')})")
+    if not any((folder / name).is_file() for name in weights):
+        lacking.append(f"weights ({listed(weights, 'or')})")
     return f"{folder.absolute()} has no {' and no '.join(lacking)}" if lacking else None
 
 
@@ -240,7 +251,7 @@ def _no_run(folder: Path) -> str | None:
         return f"{results.absolute()} cannot be read"
     if model is None:
         return f"no finished stage of the run in {folder.absolute()} has pre-trained a model"
-    return _no_model(folder / model)
+    return _no_model(folder / model, SAFE)
 
 
 # --- the place of the run -------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def _trained(vocabulary: int, corpus_sources: Sequence[str], cache: Path, build:
 
     folder = built_once(cache / "tokenizers" / name, make, build, progress, "the vocabulary")
     try:
-        return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
+        return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     except Exception as error:  # a damaged file shows in many ways; tokenizers raises bare Exception
         raise ValueError(f"{folder}: the tokenizer kept here is damaged; delete the folder to train it again"
                          ) from error

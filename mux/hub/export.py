@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
@@ -20,9 +19,9 @@ from transformers import (
 
 from mux.hub.card import model_card
 from mux.hub.fetch import local_folder
-from mux.hub.folder import written_whole
-from mux.model.pipelines import open_tokenizer
-from mux.recipe import TASKS
+from mux.hub.folder import reason, written_whole
+from mux.hub.provenance import chain, training_texts
+from mux.model.pipelines import open_config, open_tokenizer
 from mux.run import RunDirectory, read_json
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -69,8 +68,11 @@ def find_model(source: str, stage: str | None = None, task: str | None = None) -
         raise ValueError(f"{path} has {'several models' if found else 'no such model'}; "
                          f"{f'choose from {there}' if there else 'none has been trained yet'}")
     of, name, model = found[0]
-    return Origin(path / model, "-".join(filter(None, (results["name"], name))),
-                  f"stage `{of}` of the run `{results['name']}`", results, name, _sources(path, of, name))
+    plan = RunDirectory(path).read_plan()
+    start = chain(plan, of)[0].source
+    made_by = f"stage `{of}` of the run `{results['name']}`" + (f", which began with `{start}`" if start else "")
+    return Origin(path / model, "-".join(filter(None, (results["name"], name))), made_by, results, name,
+                  training_texts(plan, of, name))
 
 
 def run_models(results: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
@@ -84,22 +86,6 @@ def run_models(results: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
     return models
 
 
-def _sources(run: Path, stage: str, task: str | None) -> tuple[str, ...]:
-    """Where the texts that the model was trained on came from: the corpus, the task, the model it started from."""
-    plan = RunDirectory(run).read_plan()
-    recipe = plan.recipe
-    ids = [entry.id for entry in plan.stages]
-    before = plan.stages[: ids.index(stage) + 1]
-    found: list[str] = []
-    if any(entry.kind in ("retrieval", "pretrain") for entry in before):
-        found += (recipe.get("corpus") or {}).get("sources", ())
-    found += [entry.source for entry in before if entry.source and entry.source not in ids]
-    if task:
-        definition = recipe.get("tasks", {}).get("define", {}).get(task)
-        found.append(definition["train"] if definition else TASKS[task].train)
-    return tuple(dict.fromkeys(found))
-
-
 def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
     """Write the model to `destination`, whole or not at all; the names of the files.
 
@@ -111,7 +97,7 @@ def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
 
         require()
     with written_whole(destination) as part:
-        config = AutoConfig.from_pretrained(origin.folder)
+        config = open_config(origin.folder)
         auto_class = auto_class_of(config, origin.folder)
         tokenizer = open_tokenizer(origin.folder, config)
         model = open_model(origin.folder, auto_class)
@@ -140,9 +126,9 @@ def auto_class_of(config: PreTrainedConfig, folder: Path) -> Any:
 def open_model(folder: Path, auto_class: Any) -> PreTrainedModel:
     """The folder's model in evaluation mode. Raises ValueError if weights of it are missing there."""
     try:
-        model, info = auto_class.from_pretrained(folder, output_loading_info=True)
+        model, info = auto_class.from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
     except OSError as error:
-        raise ValueError(f"{folder}: the weights cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{folder}: the weights cannot be loaded: {reason(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
     return model.eval()

@@ -36,7 +36,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a model folder: it has no config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")
@@ -66,16 +66,20 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if path is None:
         raise ValueError(f"{folder} has no weights: {' or '.join(WEIGHTS)} is needed, in one piece")
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(tensor, Tensor)
+                                                for name, tensor in weights.items()):
         raise ValueError(f"{path} is not a state dict: tensors by name are needed")
+    for name, tensor in weights.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex():
+            raise ValueError(f"{path}: {name} is no plain tensor of numbers")
     return path, weights
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {reason(error)}") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -84,16 +88,23 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is refused: it is not a plain pickle of tensors, and what else is in it could run "
                          "code here. Ask for the weights as model.safetensors") from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'it is empty'}") from None
+    except Exception as error:  # on damaged bytes the unpickler fails in whichever way they lead it
+        raise ValueError(f"{path} is damaged: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def written_whole(destination: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `destination` if nothing is raised, and else leaves nothing behind.
 
-    Raises ValueError if there is something at `destination` already.
+    Raises ValueError if there is something at `destination` already, or no folder can be there.
     """
+    if destination.is_symlink() or any(parent.exists() and not parent.is_dir() for parent in destination.parents):
+        raise ValueError(f"{destination} cannot be made: it is a link, or a file is where a folder should be")
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise ValueError(f"{destination} exists already; name another folder, or remove it")
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -101,4 +112,6 @@ def written_whole(destination: Path) -> Iterator[Path]:
         part = Path(beside) / destination.name
         part.mkdir()
         yield part
+        for path in part.iterdir():  # safetensors writes files that only their owner may read
+            path.chmod(part.stat().st_mode & 0o666)
         os.rename(part, destination)

@@ -39,6 +39,9 @@ TELLTALES: tuple[tuple[str, set[str], set[str]], ...] = (  # class, its keys, ke
     ("BertForMaskedLM", {"bert.embeddings.LayerNorm.weight"}, {"classifier.weight"}),
     ("BertForSequenceClassification", {"classifier.weight", "bert.pooler.dense.weight"}, set()),
     ("BertForTokenClassification", {"classifier.weight"}, {"instance_embedding"}),
+    # Of a multiplexed BERT nothing tells sequences from tokens. The weights bear the same names, so that the other Auto
+    # class loads what is written just as well.
+    ("BertForSequenceClassification", {"classifier.weight", "bert.embeddings.LayerNorm.weight"}, set()),
 )
 MULTIPLEXED = "Muxed"  # how the names of the authors' classes begin: MuxedBertForMaskedLM
 WRAPPER = "discriminator"  # the ELECTRA trainer saves the model as a part of this name, and in a folder of this name
@@ -114,8 +117,9 @@ def import_folder(source: Path, destination: Path, tokenizer: Path | None = None
         config = config_of(published, encoder, plain)
         with no_init_weights(), torch.device("meta"):
             model = kind(config)
-    except (ValueError, TypeError) as error:  # TypeError: a value of another type than its field
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    except Exception as error:  # a value that makes no sense shows in whichever way the layers meet it
+        kind_of = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{folder / 'config.json'}: {kind_of}{error}") from None
     keys = PublishedKeys(config, plain)
     try:
         used, unused = load(model, weights, keys)
@@ -143,7 +147,8 @@ def discriminator_of(source: Path) -> Path:
 # --- what config.json says --------------------------------------------------------------------------------------
 def class_of(published: dict[str, Any], keys: set[str]) -> tuple[str, bool]:
     """The name in CLASSES, and whether the model is plain: as `architectures` says, or else as the keys do."""
-    named = str(*(published.get("architectures") or [])[:1])
+    named = published.get("architectures") or ""
+    named = named if isinstance(named, str) else str(*named[:1])
     name = named.removeprefix(MULTIPLEXED)
     if name in CLASSES and name.lower().startswith(published["model_type"]):
         return name, name == named
@@ -198,6 +203,8 @@ def load(model: PreTrainedModel, weights: dict[str, Tensor],
         tensor, shape = originals[name], list(wanted.shape)
         if half is not None:
             shape[1] *= 2
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, no weights")
         if list(tensor.shape) != shape:
             raise ValueError(f"{name} is {list(tensor.shape)}; by config.json it must be {shape}")
         state[ours] = tensor if half is None else tensor.chunk(2, dim=1)[half].contiguous()
@@ -216,10 +223,11 @@ def read_tokenizer(folder: Path, config: MuxConfig) -> Any:
         raise ValueError(f"{folder} has no tokenizer: {listed(TOKENIZER_FILES, 'or')} is needed")
     kind: Any = AutoTokenizer if (folder / "tokenizer_config.json").exists() else BertTokenizer
     try:
-        tokenizer = kind.from_pretrained(str(folder))
+        tokenizer = kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception where a file is damaged
         raise ValueError(f"{folder}: the tokenizer cannot be loaded: {error}") from None
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the model {config.vocab_size:,}")
+    if len(tokenizer) != config.vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the model {config.vocab_size:,}: "
+                         "it is not the one that the model was trained with")
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest_row(config) or tokenizer.model_max_length)
     return tokenizer

@@ -13,9 +13,9 @@ from mux.hub.published_keys import PublishedKeys, matching
 from mux.model import MuxConfig
 from mux.recipe.wording import some
 
-SAME = (  # what both configurations must agree on; that the attention heads differ, no weight's shape would show
+SAME = (  # the encoder's arithmetic: what configurations must agree on, of which most no weight's shape would show
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "hidden_act", "max_position_embeddings", "type_vocab_size",
+    "hidden_act", "layer_norm_eps", "max_position_embeddings", "type_vocab_size", "pad_token_id",
 )
 REQUIRED = "mux.backbone."
 NEW = "classifier."  # a task's own, also where the checkpoint has been fine-tuned on one

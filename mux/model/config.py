@@ -49,6 +49,7 @@ class MuxConfig(PreTrainedConfig):
     own_special_ids: bool | None = None  # 7: position 0 stays; prefix markers are new rows of the vocabulary
     plain_single: bool | None = None  # N = 1 is the plain encoder: no key, no second embedding, no demultiplexer
     discriminator_weight: float | None = None  # of the whole ELECTRA loss: 1; published 50
+    padded_length: int | None = None  # where padding is attended: of the rows in training; None: 128, as published
 
     vocab_size: int = 30_522
     embedding_size: int | None = None  # ELECTRA may embed narrower than it encodes; None: hidden_size

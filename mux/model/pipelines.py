@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TokenClassificationPipeline,
+)
 from transformers import pipeline as transformers_pipeline
 from transformers.pipelines import check_task
 
 ROWS_PER_SLOT = 32  # a batch is this many groups
-PADDED_LENGTH = 128  # of models that attend to padding: what the published ones were trained on (numerics 1.1, 5)
+PADDED_LENGTH = 128  # of models that attend to padding and do not say: of the published ones (numerics 1.1, 5)
 
 # Task -> the heads that answer it.
 HEADS = {
@@ -24,16 +31,18 @@ def pipeline(task: str, path: str | Path, **kwargs: Any) -> Any:
     """`transformers.pipeline(task, model=path)` with `batch_size` = 32 N and rows cut to what the model can read.
 
     transformers' own default batch, 1, would send a single instance per group: as slow as N = 1 and further from what
-    the model was trained on. `kwargs` go to transformers and hold over what is set here. Raises ValueError for a
-    folder without tokenizer and for a model whose head does not answer the task.
+    the model was trained on. Code that comes with a model is not run, and nobody is asked whether it may be. `kwargs`
+    go to transformers and hold over what is set here. Raises ValueError for a folder without tokenizer and for a model
+    whose head does not answer the task.
     """
-    config = AutoConfig.from_pretrained(path)
+    kwargs = {"trust_remote_code": False, **kwargs}
+    config = open_config(path, kwargs["trust_remote_code"])
     task = check_task(task)[0]  # "ner" is "token-classification"
     if config.model_type == "mux":
         check_head(task, config, path)
         kwargs = {"batch_size": ROWS_PER_SLOT * config.num_instances, **_row_options(task, config), **kwargs}
     if "tokenizer" not in kwargs:
-        kwargs["tokenizer"] = open_tokenizer(path, config)
+        kwargs["tokenizer"] = open_tokenizer(path, config, kwargs["trust_remote_code"])
     return transformers_pipeline(task, model=str(path), **kwargs)  # type: ignore[call-overload]
 
 
@@ -48,14 +57,25 @@ def check_head(task: str, config: PreTrainedConfig, path: str | Path) -> None:
         raise ValueError(f"{path} holds {' or '.join(heads) or 'no head'}; {task} needs {HEADS[task][0]}")
 
 
-def open_tokenizer(path: str | Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+def open_config(path: str | Path, trust_remote_code: bool | None = False) -> PreTrainedConfig:
+    """The folder's configuration. ValueError if there is none, or only one that takes running code of the folder."""
+    try:  # unless it is told, transformers asks on stdin whether to run the code
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: transformers makes no configuration of it: {reason}") from error
+
+
+def open_tokenizer(path: str | Path, config: PreTrainedConfig,
+                   trust_remote_code: bool | None = False) -> PreTrainedTokenizerBase:
     """The folder's tokenizer; its `model_max_length` is what the model can read. ValueError if there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # a missing or damaged file shows in many ways; tokenizers raises bare Exception
         raise ValueError(f"{path} has no tokenizer that can be loaded; save the one the model was trained with there: "
                          f'tokenizer.save_pretrained("{path}")') from error
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest_row(config) or tokenizer.model_max_length)
+    longest = padded_length(config) or longest_row(config) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer
 
 
@@ -65,17 +85,51 @@ def longest_row(config: PreTrainedConfig) -> int | None:
     return positions and positions - getattr(config, "prefix_length", 0)
 
 
+def token_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens have a position of their own; None: any number.
+
+    RoBERTa and its kin count from behind the padding's position on.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    before = max((module.padding_idx + 1 for name, module in model.named_modules()
+                  if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None),
+                 default=0)
+    return None if positions is None else positions - before
+
+
 def padded_length(config: PreTrainedConfig) -> int | None:
-    """The length to which every row has to be padded, for a model whose results depend on it; else None."""
-    attended = config.model_type == "mux" and config.multiplexed and not config.mask_padding
-    return min(PADDED_LENGTH, longest_row(config) or PADDED_LENGTH) if attended else None
+    """The length to which every row has to be padded, for a model whose results depend on it; else None.
+
+    Our stages record the length of their rows in config.json, as `padded_length`; published models have none there.
+    """
+    if not attends_padding(config):
+        return None
+    length: int = config.padded_length or PADDED_LENGTH
+    return min(length, longest_row(config) or length)
+
+
+def attends_padding(config: PreTrainedConfig) -> bool:
+    return config.model_type == "mux" and config.multiplexed and not config.mask_padding
+
+
+class PaddedTokenClassification(TokenClassificationPipeline):
+    """transformers' own pads only inside a batch, and has no option for more."""
+
+    def _sanitize_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        preprocess, forward, postprocess = super()._sanitize_parameters(*args, **kwargs)
+        assert isinstance(self.model.config, PreTrainedConfig)
+        padding = {"padding": "max_length", "max_length": padded_length(self.model.config)}
+        tokenizer_params = preprocess.get("tokenizer_params", {}) | padding
+        return preprocess | {"tokenizer_params": tokenizer_params}, forward, postprocess
 
 
 def _row_options(task: str, config: PreTrainedConfig) -> dict[str, Any]:
     """How each task's pipeline is told to cut rows, and to pad them where padding is attended."""
     options: dict[str, Any] = {"truncation": True}
+    tokens: dict[str, Any] = {}  # cuts rows by itself
     if length := padded_length(config):
         options |= {"padding": "max_length", "max_length": length}
+        tokens = {"pipeline_class": PaddedTokenClassification}
     return {"text-classification": options,
             "fill-mask": {"tokenizer_kwargs": options},
-            "token-classification": {}}[task]  # cuts rows by itself and pads only inside a batch
+            "token-classification": tokens}[task]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -17,9 +17,8 @@ from mux.predict.rows import READERS, STREAM, WRITERS, Row, format_of, place, re
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.wording import printable, some
 
-ADDED = ("prediction", "score", "scores", "words")
-
 Progress = Callable[[float], None]  # called with how many rows are done
+Added = Callable[[Text], Collection[str]]  # the columns that a prediction from this adds
 
 
 class Interrupted(Exception):
@@ -46,25 +45,27 @@ class Rows:
     def kind(self) -> str:
         return format_of(self.file, self.format or ("txt" if self.file == STREAM else None), READERS)
 
-    def texts(self, takes_words: bool) -> Iterator[tuple[int, Row, Text]]:
-        """(line, row, what to predict from) of every row. A Refusal names the first line that is wrong."""
+    def texts(self, takes_words: bool, added: Added = lambda text: ()) -> Iterator[tuple[int, Row, Text]]:
+        """(line, row, what to predict from) of every row, which must not have any of the columns that will be `added`.
+        A Refusal names the first line that is wrong."""
         if takes_words and self.text_pair:
             raise Refusal("this model tags the words of one text: --text-pair has no meaning")
         with self._open() as stream:
             for line, row in read(stream, self.name, self.kind):
                 text = self._value(line, row, self.text, takes_words)
                 pair = self._value(line, row, self.text_pair, False) if self.text_pair else None
-                if taken := [key for key in ADDED if key in row]:
+                assert pair is None or isinstance(pair, str)
+                what = Text(text, pair)
+                if taken := [key for key in added(what) if key in row]:
                     raise Refusal(Problem(f"has a column {taken[0]!r} already, which the prediction would replace",
                                           where=place(self.name, line), hint="rename it first"))
-                assert pair is None or isinstance(pair, str)
-                yield line, row, Text(text, pair)
+                yield line, row, what
 
-    def count(self, takes_words: bool) -> int | None:
+    def count(self, takes_words: bool, added: Added = lambda text: ()) -> int | None:
         """How many rows there are, every one of them checked; None if they can be read only once."""
         if self.file == STREAM or Path(self.file).is_fifo():
             return None
-        return sum(1 for _ in self.texts(takes_words))
+        return sum(1 for _ in self.texts(takes_words, added))
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -89,6 +90,10 @@ class Rows:
             raise Refusal(Problem(f"{column!r} is not text but {type(value).__name__}", where=where))
         if not (value.strip() if isinstance(value, str) else value):
             raise Refusal(Problem(f"{column!r} is empty", where=where))
+        try:
+            "".join(value).encode()
+        except UnicodeEncodeError:
+            raise Refusal(Problem(f"{column!r} holds half a character, which is no text", where=where)) from None
         return value
 
 
@@ -103,7 +108,7 @@ def predict_file(predictor: Predictor, rows: Rows, output: str, output_format: s
     done = 0
     with _whole(output) as stream:
         writer = WRITERS[kind](stream)
-        incoming = rows.texts(predictor.head.takes_words)
+        incoming = rows.texts(predictor.head.takes_words, predictor.added)
         while window := list(islice(incoming, predictor.window)):
             before = done
             answers = predictor.predict([text for _, _, text in window],
@@ -117,9 +122,11 @@ def predict_file(predictor: Predictor, rows: Rows, output: str, output_format: s
 
 def output_kind(rows: Rows, output: str, given: str | None) -> str:
     """The format of the output: as given, as its name ends, or as the input's."""
-    folder = Path(output).absolute().parent
-    if not folder.is_dir():
-        raise Refusal(Problem("is no folder to write to", where=printable(str(folder))))
+    target = Path(output).absolute()
+    if not target.parent.is_dir():
+        raise Refusal(Problem("is no folder to write to", where=printable(str(target.parent))))
+    if target.is_dir():
+        raise Refusal(Problem("is a folder; the name of a file is needed", where=printable(output)))
     same = rows.kind if rows.kind in WRITERS else "jsonl"
     return format_of(output, given or (same if output == STREAM else None), WRITERS, same)
 
@@ -136,7 +143,12 @@ def _whole(output: str) -> Iterator[TextIO]:
     if output == STREAM:
         yield sys.stdout
         return
-    part = Path(f"{output}.part")
+    path = Path(output).resolve()  # a link stays one
+    if path.exists() and not path.is_file():  # a pipe, a device: there is nothing to replace
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    part = path.with_name(f"{path.name}.part")
     try:
         stream = open(part, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed below
     except OSError as error:
@@ -151,4 +163,4 @@ def _whole(output: str) -> Iterator[TextIO]:
             part.unlink()
             raise
         raise Interrupted(part) from error
-    os.replace(part, output)
+    os.replace(part, path)

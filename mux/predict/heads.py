@@ -35,7 +35,7 @@ class Text:
 class Encoding:
     ids: list[int]
     segments: list[int]
-    firsts: list[int]  # of each word its first token's position, -1 where the row was cut before; empty for sequences
+    firsts: dict[int, int]  # word -> position of its first token, of words that have one; empty for sequences
 
 
 class SequenceHead:
@@ -55,13 +55,17 @@ class SequenceHead:
         encoded = tokenizer([text.text for text in texts], pairs if pairs[0] is not None else None,  # type: ignore
                             truncation="longest_first", max_length=length, return_token_type_ids=True,
                             return_attention_mask=False, verbose=False)
-        return [Encoding(ids, segments, []) for ids, segments in
+        return [Encoding(ids, segments, {}) for ids, segments in
                 zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)]
 
     def read(self, logits_RC: Tensor, rows: Sequence[Encoding], words: int) -> Tensor:
         return logits_RC
 
-    def answer(self, text: Text, logits_C: np.ndarray, scores: bool, spans: bool) -> Answer:
+    def added(self, text: Text, scores: bool, spans: bool) -> tuple[str, ...]:
+        """The fields of an answer."""
+        return ("prediction",) if self.regression else ("prediction", "score", *(["scores"] if scores else []))
+
+    def answer(self, text: Text, row: Encoding, logits_C: np.ndarray, scores: bool, spans: bool) -> Answer:
         if self.regression:
             return {"prediction": rounded(logits_C[0])}
         chances = softmax(logits_C)
@@ -72,7 +76,10 @@ class SequenceHead:
 
 
 class TokenHead:
-    """A tag for each word: that of its first token, as the models are trained. A text is split at white space."""
+    """A tag for each word: that of its first token, as the models are trained. A text is split at white space.
+
+    Words behind the last token that the model reads get none. W, of a batch, is how many words get one: at most L.
+    """
 
     auto_class = AutoModelForTokenClassification
     takes_words = True
@@ -85,29 +92,35 @@ class TokenHead:
         encoded = tokenizer(split, is_split_into_words=True, truncation=True, max_length=length,
                             return_token_type_ids=True, return_attention_mask=False, verbose=False)
         encodings = []
-        for row, words in enumerate(split):
-            firsts = [-1] * len(words)
-            for position, word in reversed(list(enumerate(encoded.word_ids(row)))):
+        for row in range(len(split)):
+            firsts: dict[int, int] = {}
+            for position, word in enumerate(encoded.word_ids(row)):
                 if word is not None:
-                    firsts[word] = position
+                    firsts.setdefault(word, position)
             encodings.append(Encoding(encoded["input_ids"][row], encoded["token_type_ids"][row], firsts))
         return encodings
 
     def read(self, logits_RLC: Tensor, rows: Sequence[Encoding], words: int) -> Tensor:
-        """[R, W, C] at the words' first tokens; NaN where there is none."""
-        firsts_RW = torch.full((len(rows), words), -1)
+        """[R, W, C] at the first tokens of a row's words, in order; anything behind them."""
+        firsts_RW = torch.zeros(len(rows), words, dtype=torch.long)
         for row, encoding in enumerate(rows):
-            firsts_RW[row, : len(encoding.firsts)] = torch.tensor(encoding.firsts[:words])
+            firsts_RW[row, : len(encoding.firsts)] = torch.tensor(list(encoding.firsts.values()))
         firsts_RW = firsts_RW.to(logits_RLC.device)
-        read_RWC = logits_RLC[torch.arange(len(rows), device=firsts_RW.device)[:, None], firsts_RW.clamp(min=0)]
-        return read_RWC.masked_fill(firsts_RW[..., None] < 0, torch.nan)
+        return logits_RLC[torch.arange(len(rows), device=firsts_RW.device)[:, None], firsts_RW]
 
-    def answer(self, text: Text, logits_WC: np.ndarray, scores: bool, spans: bool) -> Answer:
+    def added(self, text: Text, scores: bool, spans: bool) -> tuple[str, ...]:
+        """The fields of an answer."""
+        if spans:
+            return ("prediction",)
+        words = ["words"] if isinstance(text.text, str) else []
+        return (*words, "prediction", "score", *(["scores"] if scores else []))
+
+    def answer(self, text: Text, row: Encoding, logits_WC: np.ndarray, scores: bool, spans: bool) -> Answer:
         places = word_places(text.text)
-        chances_WC = softmax(logits_WC[: len(places)])
-        seen = ~np.isnan(chances_WC).any(-1)
-        tags = [self.labels[chances.argmax()] if real else None for chances, real in zip(chances_WC, seen, strict=True)]
-        certain = [rounded(chances.max()) if real else None for chances, real in zip(chances_WC, seen, strict=True)]
+        read = dict(zip(row.firsts, softmax(logits_WC[: len(row.firsts)]), strict=True))
+        chances = [read.get(word) for word in range(len(places))]
+        tags = [None if chance is None else self.labels[chance.argmax()] for chance in chances]
+        certain = [None if chance is None else rounded(chance.max()) for chance in chances]
         if spans:
             return {"prediction": merged(text.text, places, tags, certain)}
         answer: Answer = {"prediction": tags, "score": certain}
@@ -115,8 +128,8 @@ class TokenHead:
             answer = {"words": words_of(text.text)} | answer
         if scores:
             answer["scores"] = [
-                {label: rounded(chance) for label, chance in zip(self.labels, chances, strict=True)} if real else None
-                for chances, real in zip(chances_WC, seen, strict=True)]
+                None if chance is None else dict(zip(self.labels, map(rounded, chance), strict=True))
+                for chance in chances]
         return answer
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from mux.data.grouping import Composition, compose, in_order
-from mux.model.pipelines import longest_row, open_tokenizer, padded_length
+from mux.model.pipelines import longest_row, open_config, open_tokenizer, padded_length, token_positions
 from mux.predict.companions import FixedCompanions, fixed_texts
 from mux.predict.heads import Answer, Encoding, Text, head_of
 
@@ -31,14 +30,15 @@ class Predictor:
     Texts are grouped N by N in the order given; with `copies` = k each one is read k times, all rows of a window
     permuted together, and its k logits are averaged (paper section 5.4). With companions = "fixed" each text has a
     group of its own, and its prediction is the same whatever other texts there are. `batch` groups go through the
-    model at once. `scores` and `spans`: see `mux.predict.heads`. Raises ValueError for a folder that cannot predict
-    and for values that do not fit the model.
+    model at once. Texts are cut to `max_length` tokens; where padding is attended the rows stay as long as in
+    training. `scores` and `spans`: see `mux.predict.heads`. Code that comes with a model is not run. Raises ValueError
+    for a folder that cannot predict and for values that do not fit the model.
     """
 
     def __init__(self, folder: Path, *, batch: int = 32, copies: int = 1, companions: str = "given",
                  max_length: int | None = None, device: str | None = None, scores: bool = False,
                  spans: bool = False) -> None:
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = open_config(folder)
         self.N = getattr(self.config, "num_instances", 1)
         self.head = head_of(self.config, str(folder))
         if companions not in COMPANIONS:
@@ -52,18 +52,24 @@ class Predictor:
         self.batch, self.copies, self.fixed = batch, copies, companions == "fixed"
         self.scores, self.spans = scores, spans
         self.tokenizer = open_tokenizer(folder, self.config)
-        self.length = self._length(max_length)
-        self.padded = padded_length(self.config) is not None
-        self.companions = self._encode([Text(text) for text in fixed_texts(folder, self.N - 1)]) if self.fixed else []
+        self.padded = padded_length(self.config)
         self.device = device_of(device)
-        self.model = self.head.auto_class.from_pretrained(folder).to(self.device).eval()  # type: ignore[arg-type]
+        model: Any = self.head.auto_class.from_pretrained(folder, trust_remote_code=False)
+        self.model = model.to(self.device).eval()
         self.inputs = set(inspect.signature(self.model.forward).parameters)
+        self.length = self._length(max_length)
+        self.companions = self._encode([Text(text) for text in fixed_texts(folder, self.N - 1)]) if self.fixed else []
 
     def _length(self, asked: int | None) -> int:
-        longest = longest_row(self.config) or LONGEST
+        positions = token_positions(self.model) or LONGEST
+        longest = self.padded or min(longest_row(self.config) or LONGEST, positions)
         if asked is not None and not 3 <= asked <= longest:
             raise ValueError(f"a length of {asked} tokens: this model reads 3 to {longest}")
-        return asked or padded_length(self.config) or min(longest, self.tokenizer.model_max_length)
+        return asked or min(longest, self.tokenizer.model_max_length)
+
+    def added(self, text: Text) -> tuple[str, ...]:
+        """The fields that the answer to a text will have."""
+        return self.head.added(text, self.scores, self.spans)
 
     @property
     def window(self) -> int:
@@ -75,7 +81,7 @@ class Predictor:
         rows = self._encode(texts)
         composition = self._composition(len(texts))
         logits = composition.average(self._logits(rows + self.companions, composition.groups, progress))
-        return [self.head.answer(text, row, self.scores, self.spans) for text, row in zip(texts, logits, strict=True)]
+        return [self.head.answer(*row, self.scores, self.spans) for row in zip(texts, rows, logits, strict=True)]
 
     def _encode(self, texts: Sequence[Text]) -> list[Encoding]:
         return self.head.encode(texts, self.tokenizer, self.length) if texts else []
@@ -95,11 +101,14 @@ class Predictor:
             logits = self.model(**self._tensors(chosen)).logits
             collected.append(self.head.read(logits.float(), chosen, words).cpu())
             progress(min(1.0, (first + self.batch) / len(groups)))
-        return torch.cat(collected).numpy()
+        logits = torch.cat(collected)
+        if not torch.isfinite(logits).all():
+            raise ValueError("the model answers NaN or infinity: its weights are damaged or its precision is too low")
+        return logits.numpy()
 
     def _tensors(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
         """The model's inputs [R, L]: as long as the longest row, or always the same where padding is attended."""
-        length = self.length if self.padded else max(len(row.ids) for row in rows)
+        length = self.padded or max(len(row.ids) for row in rows)
         pad: Any = self.tokenizer.pad_token_id or 0
         ids, mask, segments = (np.full((len(rows), length), value) for value in (pad, 0, 0))
         for index, row in enumerate(rows):
@@ -117,4 +126,6 @@ def device_of(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name}: {str(error).splitlines()[0]}") from None
+    if device.type == "meta":
+        raise ValueError("device meta holds no numbers")
     return device

@@ -59,7 +59,7 @@ class JsonlWriter:
         self.stream = stream
 
     def write(self, row: Row) -> None:
-        self.stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class CsvWriter:

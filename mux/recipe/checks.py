@@ -142,10 +142,10 @@ def _origin(model: ModelSection, stage: Stage, key: Path, earlier: Sequence[Stag
             yield Finding(key, f"{shown(source)} is a model of the published numerics",
                           'write compat = "princeton" in [model]', ("model", "compat"))
     else:
-        yield from _origin_stage(key, source, earlier)
+        yield from _origin_stage(key, stage, source, earlier)
 
 
-def _origin_stage(key: Path, source: str, earlier: Sequence[Stage]) -> Iterator[Finding]:
+def _origin_stage(key: Path, stage: Stage, source: str, earlier: Sequence[Stage]) -> Iterator[Finding]:
     named = next((other for other in earlier if other.id == source), None)
     if named is None:
         yield Finding(key, f"{shown(source)} is no stage before this one",
@@ -153,6 +153,9 @@ def _origin_stage(key: Path, source: str, earlier: Sequence[Stage]) -> Iterator[
                       + "; or run:PATH, path:DIR, hub:ID, princeton:NAME")
     elif isinstance(named, EvaluateStage | EnsembleStage | ThroughputStage):
         yield Finding(key, f"{shown(source)} trains no model: it is of kind {named.kind}")
+    elif isinstance(named, FinetuneStage) and isinstance(stage, RetrievalStage | PretrainStage):
+        yield Finding(key, f"{shown(source)} leaves a model with a task's head in place of the one that {stage.kind} "
+                      "trains", "name a stage before it that pre-trains")
     elif isinstance(named, FinetuneStage) and len(named.tasks) > 1:
         yield Finding(key, f"{shown(source)} makes a model for each of its {len(named.tasks)} tasks",
                       "give the task that is to go on a finetune stage of its own")

@@ -13,6 +13,7 @@ import csv
 import glob
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _csv(lines: Lines, name: str) -> Rows:
+    csv.field_size_limit(sys.maxsize)  # 128 KiB otherwise
     reader = csv.reader((line for _, line in lines), strict=True)
 
     def values() -> Iterator[tuple[int, list[str]]]:

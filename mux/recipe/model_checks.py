@@ -115,10 +115,11 @@ def _published(recipe: Recipe) -> Iterator[Finding]:
 def _lengths(recipe: Recipe) -> Iterator[Finding]:
     model, length = recipe.model, recipe.corpus.sequence_length
     key: Path = ("corpus", "sequence_length")
-    yield from _too_long(model, key, length, model.positions(length, pretraining=True))
-    if length <= model.prefix_length and model.positions(length, pretraining=True) == length:
-        yield Finding(key, f"{length} leaves no token of a row: published pre-training cuts off as many as the prefix "
-                      f"has, {model.prefix_length}", None, ("model", "demultiplexer"))
+    if any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages):  # they read the corpus
+        yield from _too_long(model, key, length, model.positions(length, pretraining=True))
+        if length <= model.prefix_length and model.positions(length, pretraining=True) == length:
+            yield Finding(key, f"{length} leaves no token of a row: published pre-training cuts off as many as the "
+                          f"prefix has, {model.prefix_length}", None, ("model", "demultiplexer"))
     for stage in recipe.stages:
         if isinstance(stage, FinetuneStage | ThroughputStage):
             length = stage.sequence_length

@@ -20,6 +20,7 @@ Natural = Annotated[int, Field(ge=0, le=LIMIT)]
 Length = Annotated[int, Field(ge=8, le=LIMIT)]  # of a row, in tokens
 Rate = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average: 1 would never move
+Beside = Annotated[float, Field(ge=0, lt=1)]  # share of a loss beside another, which does not vanish
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -250,7 +251,7 @@ class FinetuneStage(TrainingStage):
     learning_rate: Positive = 5e-5
     warmup_fraction: Rate = 0.1
     adam_epsilon: Positive = 1e-8
-    retrieval_rate: Rate = 0.0
+    retrieval_rate: Beside = 0.0
     sequence_length: Length = 128
     seeds: Naturals = (0,)
     tickets: Count = 5

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mux.data.corpus import Corpus, open_corpus
 from mux.data.tokenizer import fingerprint, open_tokenizer
-from mux.event import Event, StageDone, StageStarted
+from mux.event import Event, Notice, StageDone, StageStarted
 from mux.rank import StopFlag, Voice
 from mux.recipe import Recipe
 from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json
@@ -34,6 +34,7 @@ class Context:
     voice: Voice
     stop: StopFlag
     models: dict[str, Path] = field(default_factory=dict)  # folders of models from outside the run, by their source
+    remarks: set[str] = field(default_factory=set)  # what has been said and is not to be said again
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -104,6 +105,12 @@ class Context:
             self.voice(event)
         else:
             self.voice.follow(event)
+
+    def remark(self, stage: str, text: str) -> None:
+        """Say once what every seed and every point of a search would say again."""
+        if text not in self.remarks:
+            self.remarks.add(text)
+            self.say(Notice(text=text, stage=stage))
 
     def moved(self, step: int) -> None:
         """Note for the heartbeat which step this rank is at."""

@@ -6,6 +6,7 @@ rows are fed to them.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
 
 from mux.data.tasks import Task
 from mux.model import MuxConfig, MuxForSequenceClassification, MuxForTokenClassification
+from mux.model.pipelines import token_positions
 from mux.recipe import FinetuneStage
 from mux.stages.loading import TASK_HEADS, config_of, load_model, unfit
 from mux.stages.sources import source_folder
@@ -65,7 +67,8 @@ class MuxEncoder:
         kind, config = self.kind(task), self.config(stage, task)
         if source is None:
             return kind(config)
-        return load_model(kind, source_folder(self.context, source), config, new=TASK_HEADS)
+        return load_model(kind, source_folder(self.context, source), config, new=TASK_HEADS,
+                          tell=functools.partial(self.context.remark, stage.id))
 
     def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
         return load_model(self.kind(task), folder, self.config(stage, task))
@@ -101,35 +104,43 @@ class HubEncoder:
     @cached_property
     def takes_segments(self) -> bool:
         """Whether the encoder knows first from second texts; DistilBERT does not."""
+        return "token_type_ids" in inspect.signature(self.outline.forward).parameters
+
+    @cached_property
+    def outline(self) -> PreTrainedModel:
+        """The encoder without its weights."""
         with torch.device("meta"):  # no memory, no time
-            model = self.built(AutoModelForSequenceClassification, self.configured())
-        return "token_type_ids" in inspect.signature(model.forward).parameters
+            return self.built(AutoModelForSequenceClassification, self.configured())
 
     def starting(self, stage: FinetuneStage, task: Task, source: str | None) -> PreTrainedModel:
         folder = self.folder if source in (None, self.source) else source_folder(self.context, str(source))
-        model, missing = self.loaded(task, folder, stage.sequence_length)
+        model = self.built(self.kind(task), self.configured(**classes(task)))
+        trained, missing = self.loaded(task, folder, stage.sequence_length)
         within = f"{model.base_model_prefix}."
         if lacking := sorted(name for name in missing if name.startswith(within) and ".pooler." not in name):
             raise ValueError(f"{self.source} lacks {len(lacking)} weights of its encoder, {lacking[0]} among them")
+        # The encoder alone: a head that the folder brings along has learnt another task, whatever its shape.
+        model.base_model.load_state_dict(trained.base_model.state_dict())
         return model
 
     def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
-        model, missing = self.loaded(task, folder, stage.sequence_length)
+        model, missing = self.loaded(task, folder, stage.sequence_length, use_safetensors=True)
         if missing:
             raise ValueError(f"{folder} lacks {len(missing)} weights of this model, {missing[0]} among them")
         return model
 
     def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
-        config = self.configured()
-        self.check_length(config, length)
-        return [(self.source, 1, self.built(AutoModelForSequenceClassification, config))]
+        self.check_length(length)
+        return [(self.source, 1, self.built(AutoModelForSequenceClassification, self.configured()))]
 
-    def loaded(self, task: Task, folder: Path, length: int) -> tuple[Any, list[str]]:
+    @staticmethod
+    def kind(task: Task) -> Any:
+        return AutoModelForTokenClassification if task.definition.tokens else AutoModelForSequenceClassification
+
+    def loaded(self, task: Task, folder: Path, length: int, **options: Any) -> tuple[Any, list[str]]:
         """The model, and the weights of it that are new."""
-        kind = AutoModelForTokenClassification if task.definition.tokens else AutoModelForSequenceClassification
-        config = self.configured(**classes(task))
-        self.check_length(config, length)
-        model, info = self.built(kind, config, folder)
+        self.check_length(length)
+        model, info = self.built(self.kind(task), self.configured(**classes(task)), folder, **options)
         rows, ids = model.get_input_embeddings().num_embeddings, len(self.context.tokenizer)
         if rows < ids:
             raise ValueError(f"{self.source} embeds {rows:,} tokens, the tokenizer "
@@ -143,13 +154,13 @@ class HubEncoder:
         except Exception as error:
             raise self.not_made("configuration", error) from error
 
-    def built(self, kind: Any, config: Any, folder: Path | None = None) -> Any:
+    def built(self, kind: Any, config: Any, folder: Path | None = None, **options: Any) -> Any:
         """A model with new weights, or (model, loading info) with those of a folder."""
         try:
             if folder is None:
-                return kind.from_config(config, trust_remote_code=False)
+                return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
             return kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
-                                        output_loading_info=True, trust_remote_code=False)
+                                        output_loading_info=True, trust_remote_code=False, **options)
         except Exception as error:  # what an architecture that transformers cannot make raises may be anything
             raise self.not_made(kind.__name__.removeprefix("Auto"), error) from error
 
@@ -157,8 +168,8 @@ class HubEncoder:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ValueError(f"{self.source}: transformers makes no {what} of it: {reason}")
 
-    def check_length(self, config: Any, length: int) -> None:
-        positions = getattr(config, "max_position_embeddings", None)
+    def check_length(self, length: int) -> None:
+        positions = token_positions(self.outline)
         if positions is not None and length > positions:
             raise ValueError(f"{self.source} has {positions} positions: sequence_length = {length} is more")
 

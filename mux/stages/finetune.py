@@ -20,12 +20,13 @@ from mux.data.batches import Share, TaskBatches
 from mux.data.encoding import Encoded
 from mux.data.tasks import Task
 from mux.event import Evaluated, ModelSaved
+from mux.hub.provenance import training_texts
+from mux.model.classification import MuxClassifier
 from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, read_json, write_json
 from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
 from mux.stages.model_folder import save_model
-from mux.stages.sources import training_texts
 from mux.stages.training import identity, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
@@ -92,7 +93,8 @@ def run_point(context: Context, stage: FinetuneStage, material: Material, point:
     position = resume(context, checkpoints, engine, plan, steps)
     batches = TaskBatches(
         material.train, task.content_hash, N, seed,
-        Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch), stage.retrieval_rate > 0)
+        Share(context.ranks.rank, context.ranks.size, point.batch, point.micro_batch), stage.retrieval_rate > 0,
+        retrieves_first=retrieves_first(engine.model))
     last = train(
         Training(stage=stage.id, steps=steps, batches=batches, task=task.name,
                  objective=Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES),
@@ -105,11 +107,16 @@ def run_point(context: Context, stage: FinetuneStage, material: Material, point:
     if last is not None:
         result |= {"training_loss": last.loss, "training_instances_per_second": last.instances_per_second}
     save_model(context, engine, folder / name / "model", stage.id, kept_model(context, stage, task.name),
-               (*training_texts(context, plan.source), task.definition.train))
+               training_texts(context.plan, stage.id, task.name))
     engine.close()
     write_json(folder / f"{name}.json", result)
     shutil.rmtree(checkpoints.folder)  # a finished point is never gone on with
     return result
+
+
+def retrieves_first(model: Any) -> bool:
+    """Whether a retrieval loss decodes the first token of a row; other encoders have no such loss."""
+    return not isinstance(model, MuxClassifier) or model.mux.prepare.retrieves_first
 
 
 def deepspeed_config(plan: StagePlan, point: Point) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from mux.hub.folder import read_config
-from mux.hub.warm_start import warm_start
+from mux.hub.folder import read_config, reason
+from mux.hub.warm_start import SAME, warm_start
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
 from mux.recipe import ModelSection
+from mux.recipe.wording import listed
 
 Model = TypeVar("Model", MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification)
 
@@ -21,10 +23,7 @@ TASK_HEADS = ("classifier.", "pooler.", "head.")
 
 # Fields of the configuration in which weights and recipe must agree. Those of the multiplexer and the demultiplexer
 # mean nothing to a plain encoder; those of the losses may change from stage to stage.
-ENCODER_FIELDS = (
-    "family", "num_instances", "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers",
-    "num_attention_heads", "intermediate_size", "max_position_embeddings", "plain_single", "segment_ids",
-)
+ENCODER_FIELDS = ("family", "num_instances", *SAME, "plain_single", "segment_ids")
 MULTIPLEXING_FIELDS = (
     "multiplexer", "demultiplexer", "demultiplexer_layers", "shared_demultiplexer", "mask_padding", "own_special_ids",
 )
@@ -46,23 +45,29 @@ def config_of(section: ModelSection, tokenizer: PreTrainedTokenizerFast, retriev
         **fields)
 
 
-def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[str, ...] = ()) -> Model:
+def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[str, ...] = (),
+               tell: Callable[[str], None] | None = None) -> Model:
     """A model of `config` with the weights of `folder`: a MUX model's, or a plain encoder's in the backbone.
 
-    `new`: how the weights begin that the folder may lack, or have in another shape. Raises ValueError if others do not
-    fit, naming what differs.
+    `new`: how the weights begin that the folder may lack, or have in another shape. `tell` is called with a sentence
+    about what a plain encoder's folder lacks. Raises ValueError if others do not fit, naming what differs.
     """
     if read_config(folder).get("model_type") != MuxConfig.model_type:
         model = kind(config)
-        warm_start(model, folder)
+        lacking = warm_start(model, folder)
+        if lacking and tell is not None:
+            tell(f"{folder} is a plain encoder; untrained at the start: {listed(parts(lacking))}")
         return model
     stored = MuxConfig.from_pretrained(folder)
     for name in ENCODER_FIELDS + (MULTIPLEXING_FIELDS if config.multiplexed else ()):
         there, asked = getattr(stored, name), getattr(config, name)
         if there != asked:
             raise ValueError(f"{folder} has {name} = {there}, this recipe asks for {asked}")
-    loaded: Any = kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
-                                       output_loading_info=True)
+    try:
+        loaded: Any = kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
+                                           output_loading_info=True, use_safetensors=True)
+    except (OSError, SafetensorError) as error:  # a MUX model's weights are never pickled
+        raise ValueError(f"{folder}: the weights cannot be loaded: {reason(error)}") from None
     model, info = loaded
     if missing := sorted(name for name in unfit(info) if not name.startswith(new)):
         raise ValueError(f"{folder} lacks {len(missing)} weights of this model or has them in another shape, "
@@ -75,3 +80,8 @@ def unfit(info: dict[str, Any]) -> Iterator[str]:
     yield from info["missing_keys"]
     for name, *_ in info["mismatched_keys"]:
         yield name
+
+
+def parts(names: Iterable[str]) -> list[str]:
+    """The modules that weights are in, as a user knows them: "demultiplexer", "classifier"."""
+    return sorted({name.removeprefix("mux.").split(".")[0] for name in names})

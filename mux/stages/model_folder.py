@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mux.hub.card import model_card
+from mux.model.pipelines import attends_padding
+from mux.recipe import FinetuneStage, Recipe
 from mux.run import write_json
 from mux.stages.context import Context
 from mux.train.engine import Engine
@@ -22,16 +24,27 @@ def save_model(context: Context, engine: Engine, folder: Path, stage_id: str, ho
                sources: Sequence[str]) -> None:
     """Write the engine's weights to `folder`; all ranks must call it.
 
-    `home` is where the folder will stay, `sources` where its training texts came from.
+    `home` is where the folder will stay, `sources` where its training texts came from. Its tokenizer cuts texts to the
+    length of the stage's rows: positions behind it are untrained. A model that attends to padding says how long its
+    rows were in config.json, too: it has to be fed as long ones ever after.
     """
     weights = engine.whole_weights()
     if context.ranks.first:
         model = engine.model
         assert isinstance(model, PreTrainedModel)
+        context.tokenizer.model_max_length = row_length(context.recipe, stage_id)
+        if attends_padding(model.config):
+            model.config.update({"padded_length": row_length(context.recipe, stage_id)})
         card = model_card(model.config, name=context.plan.name, folder=str(home), auto_class=auto_class(model),
                           made_by=f"stage `{stage_id}` of the run `{context.plan.name}`", sources=sources)
         write_folder(folder, model, weights, context.tokenizer, card)
     context.ranks.barrier()
+
+
+def row_length(recipe: Recipe, stage_id: str) -> int:
+    """Tokens of a row of the stage: of its own, or of the corpus."""
+    stage = next(stage for stage in recipe.stages if stage.id == stage_id)
+    return stage.sequence_length if isinstance(stage, FinetuneStage) else recipe.corpus.sequence_length
 
 
 def auto_class(model: PreTrainedModel) -> str:
@@ -51,8 +64,6 @@ def write_folder(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor
     # The weights are the fp32 masters, whatever precision the module was trained in.
     config = json.loads((part / "config.json").read_text())
     write_json(part / "config.json", config | {"dtype": "float32"})
-    if positions := getattr(model.config, "max_position_embeddings", None):  # pipelines truncate to it
-        tokenizer.model_max_length = positions - getattr(model.config, "prefix_length", 0)
     tokenizer.save_pretrained(part)
     (part / "README.md").write_text(card)
     shutil.rmtree(folder, ignore_errors=True)

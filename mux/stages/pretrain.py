@@ -6,6 +6,7 @@ The retrieval stage is the same training with the retrieval loss alone (paper se
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from mux.data.batches import CorpusBatches, Share, TextQuestions
 from mux.data.masking import CORRUPTIONS, Vocabulary
 from mux.event import ModelSaved
+from mux.hub.provenance import training_texts
 from mux.model import MuxConfig, MuxForPreTraining
 from mux.recipe import PretrainStage, RetrievalStage
 from mux.run import StagePlan
@@ -62,7 +64,7 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
                  groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
         engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
     folder = context.run.model(stage.id)
-    save_model(context, engine, folder, stage.id, folder, context.recipe.corpus.sources)
+    save_model(context, engine, folder, stage.id, folder, training_texts(context.plan, stage.id))
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
     result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
     result |= held_out(context, engine, objective, questions, plan.micro_batch)
@@ -97,7 +99,8 @@ def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan
     """The model the stage starts from: its source's weights, or new ones; what is new is drawn from the seed."""
     torch.manual_seed(seed_of(stage.seed, "weights"))  # the same on every rank
     model = (MuxForPreTraining(config) if plan.source is None
-             else load_model(MuxForPreTraining, source_folder(context, plan.source), config))
+             else load_model(MuxForPreTraining, source_folder(context, plan.source), config,
+                             tell=functools.partial(context.remark, stage.id)))
     save_memory(context, model)
     return model
 

@@ -6,7 +6,7 @@ pre-training (numerics section 1.6; design section 4, departure 5).
 
 from __future__ import annotations
 
-from mux.recipe import RetrievalStage
+from mux.recipe import ModelSection, RetrievalStage
 from mux.stages.context import Context
 from mux.stages.pretrain import train_on_corpus
 
@@ -14,5 +14,8 @@ PUBLISHED_RATE = 0.15
 
 
 def run(context: Context, stage: RetrievalStage) -> None:
-    corrupted = not context.recipe.model.departs("uncorrupted_retrieval")
-    train_on_corpus(context, stage, mask_rate=PUBLISHED_RATE if corrupted else None, retrieval_rate=1.0)
+    train_on_corpus(context, stage, mask_rate=mask_rate(context.recipe.model), retrieval_rate=1.0)
+
+
+def mask_rate(model: ModelSection) -> float | None:
+    return None if model.departs("uncorrupted_retrieval") else PUBLISHED_RATE

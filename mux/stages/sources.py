@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mux.hub.fetch import local_folder
-from mux.recipe import TASKS, FinetuneStage, TaskDefinition
+from mux.recipe import TASKS, TaskDefinition
 from mux.run import pretrained_model, read_json
 
 if TYPE_CHECKING:
     from mux.stages.context import Context
 
-WEIGHTS = ("*.safetensors", "*.bin")
+SAFE = "*.safetensors"
+WEIGHTS = (SAFE, "*.bin")
 OUTSIDE = ("run:", "path:", "hub:", "princeton:")
 
 
@@ -27,19 +28,18 @@ def source_folder(context: Context, source: str, task: str | None = None) -> Pat
         return own_model(context, source, task)
     if source not in context.models:
         context.models[source] = from_outside(context, source)
-        if context.ranks.first:
-            context.same_data(f"model {source}", weights_hash(context.models[source]))
     return context.models[source]
 
 
 def from_outside(context: Context, source: str) -> Path:
-    """Found or fetched by the first rank while the others wait; what it could not have is an error on all."""
+    """Found by the first rank while the others wait, or fetched to where they see it; its failure is one of all."""
     outcome: Path | Exception | None = None
     if context.ranks.first:
         try:
-            outcome = (newest_model(Path(source.removeprefix("run:"))) if source.startswith("run:")
-                       else local_folder(source, context.run.cache))
-        except ValueError as problem:
+            outcome = folder = (newest_model(Path(source.removeprefix("run:"))) if source.startswith("run:")
+                                else local_folder(source, context.run.cache))
+            context.same_data(f"model {source}", weights_hash(folder))
+        except Exception as problem:  # whatever it is: the others would wait for a first rank that is gone
             outcome = problem
     outcome = context.ranks.from_first(outcome)
     if isinstance(outcome, Exception):
@@ -61,23 +61,14 @@ def newest_model(run: Path) -> Path:
     model = pretrained_model(read_json(run / "results.json") or {})
     if model is None:
         raise ValueError(f"{run} has no pre-trained model yet: its results.json names none")
+    if not any((run / model).glob(SAFE)):
+        raise ValueError(f"{run / model} has no {SAFE}, and of a run nothing else is read")
     return run / model
 
 
 def definition_of(context: Context, task: str) -> TaskDefinition:
     """The recipe's own, or the one that goes by this name."""
     return context.recipe.tasks.define.get(task) or TASKS[task]
-
-
-def training_texts(context: Context, source: str | None) -> tuple[str, ...]:
-    """What this run has trained the model of a plan's `source` on, as the recipe names it."""
-    if source is None or source.startswith(OUTSIDE):
-        return ()
-    stage = next(stage for stage in context.recipe.stages if stage.id == source)
-    if not isinstance(stage, FinetuneStage):
-        return context.recipe.corpus.sources
-    rows = (definition_of(context, task).train for task in stage.tasks)
-    return (*training_texts(context, context.plan.stage(source).source), *rows)
 
 
 def weights_hash(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,22 @@ def test_predict_refuses_before_it_begins(folder, tmp_path, options, says):
     assert done.returncode == 2 and says in done.stderr and done.stdout == ""
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize(("file", "auto_map", "says"), [
+    ("config.json", {"AutoConfig": "own.Config"}, "contains custom code"),
+    ("tokenizer_config.json", {"AutoTokenizer": ["own.Tokenizer", None]}, "has no tokenizer that can be loaded"),
+])
+def test_predict_runs_no_code_of_a_folder_whatever_stdin_says(folder, tmp_path, file, auto_map, says):
+    """transformers would ask, and take a text for the answer."""
+    shutil.copytree(folder, tmp_path / "model")
+    changed = json.loads((folder / file).read_text())
+    changed |= {"auto_map": auto_map} | {key: "Own" for key in ("model_type", "tokenizer_class") if key in changed}
+    (tmp_path / "model" / file).write_text(json.dumps(changed))
+    (tmp_path / "model" / "own.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
+    done = mux("predict", tmp_path / "model", "-", input="y\n" * 9)
+    assert not (tmp_path / "trace").exists()
+    assert done.returncode == 2 and says in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
 
 
 def test_predict_names_a_bad_line_and_writes_nothing(folder, tmp_path):

@@ -239,8 +239,8 @@ def test_tokenizer_folder():
 
 def model_folder(path: str) -> None:
     Path(path).mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (Path(path) / name).touch()
+    (Path(path) / "config.json").write_text('{"model_type": "bert"}')
+    (Path(path) / "model.safetensors").touch()
 
 
 def test_start_from_a_folder():
@@ -252,8 +252,24 @@ def test_start_from_a_folder():
     assert problems(made) == []
     Path("old/pytorch_model.bin").unlink()
     assert f"{Path.cwd()}/old has no weights (model.safetensors or pytorch_model.bin)" in only(problems(made))
+    for broken in ("", "[]"):
+        Path("old/config.json").write_text(broken)
+        assert f"{Path.cwd()}/old/config.json cannot be read" in only(problems(made))
     Path("old/config.json").unlink()
     assert f"{Path.cwd()}/old has no config.json and no weights" in only(problems(made))
+
+
+def test_mux_models_and_runs_are_read_from_safetensors_alone():
+    made = planned('stages.pretrain.from="path:old"', 'stages.finetune.from="run:runs/old"')
+    model_folder("old")
+    model_folder("runs/old/pretrain/model")
+    stages = [{"kind": "pretrain", "status": "done", "model": "pretrain/model"}]
+    Path("runs/old/results.json").write_text(json.dumps({"stages": stages}))
+    for folder in ("old", "runs/old/pretrain/model"):
+        Path(folder, "model.safetensors").rename(Path(folder, "pytorch_model.bin"))
+    assert "runs/old/pretrain/model has no weights (model.safetensors)" in only(problems(made))
+    Path("old/config.json").write_text('{"model_type": "mux"}')
+    assert f"stages.pretrain.from: {Path.cwd()}/old has no weights (model.safetensors)" in problems(made)[0]
 
 
 def test_an_encoder_in_a_folder():

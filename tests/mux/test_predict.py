@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
+from mux.data.encoding import encode
 from mux.data.grouping import compose
+from mux.data.tasks import Examples
 from mux.model import MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
 from mux.predict import Interrupted, Predictor, Rows, Text, output_kind, predict_file
 from mux.predict.companions import NEUTRAL, FixedCompanions
@@ -165,12 +169,18 @@ def test_texts_are_cut_to_what_the_model_reads(model_folder):
 def test_rows_are_padded_to_one_length_where_padding_is_attended(model_folder, texts):
     folder = model_folder(MuxForSequenceClassification, num_instances=2, vocab_size=200, compat="princeton",
                           deterministic_fillers=True, **LABELS)
-    predictor = Predictor(folder, max_length=40, scores=True)
     groups = [[*texts, texts[0]][first : first + 2] for first in range(0, 12, 2)]
-    expected = torch.cat(by_groups(folder, groups, length=40)).softmax(-1)[:11]
-    found = [list(answer["scores"].values()) for answer in predictor.predict([Text(text) for text in texts])]
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-    assert Predictor(folder).length == 64  # 128, if it could read so many
+    longest = max(len(AutoTokenizer.from_pretrained(folder)(text)["input_ids"]) for text in texts)
+    for recorded, length in ((None, 64), (40, 40), (100, 64)):  # None: 128, if it could read so many
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"padded_length": recorded}))
+        expected = torch.cat(by_groups(folder, groups, length=length)).softmax(-1)[:11]
+        for max_length in (None, longest):  # which cuts, and pads no shorter
+            predictor = Predictor(folder, scores=True, max_length=max_length)
+            found = [list(answer["scores"].values()) for answer in predictor.predict([Text(text) for text in texts])]
+            np.testing.assert_allclose(found, expected, atol=2e-6)
+        with pytest.raises(ValueError, match=f"this model reads 3 to {length}"):
+            Predictor(folder, max_length=length + 1)
 
 
 @torch.no_grad()
@@ -193,6 +203,47 @@ def test_words_get_the_tag_of_their_first_piece(model_folder, tmp_path):
     cut = Predictor(folder, max_length=5).predict([Text(words[0])])[0]  # [CLS] w1 ##a ##b [SEP]
     assert cut["prediction"][0] is not None and cut["prediction"][1:] == [None, None]
     assert cut["score"][1:] == [None, None]
+
+
+def test_a_long_row_of_words_takes_the_room_of_what_is_read(model_folder):
+    """Some words have no tokens, wherever they stand; those that are cut off have none either."""
+    predictor = Predictor(model_folder(MuxForTokenClassification, num_instances=2, **TAGS), scores=True)
+    texts = [Text([" "] * 2000 + ["w1", "w2a"] * 1000), Text(["w3", "w4ab"])]
+    rows = predictor._encode(texts)
+    assert [len(row.firsts) for row in rows] == [42, 2]  # of 62 tokens
+    logits = predictor._logits(rows, np.array([[0, 1]]), lambda share: None)
+    assert logits.shape == (2, 42, 3)
+    long, short = predictor.predict(texts)
+    for field in ("prediction", "score", "scores"):
+        assert [place for place, value in enumerate(long[field]) if value is not None] == list(range(2000, 2042))
+        assert len(long[field]) == 4000 and None not in short[field] and len(short[field]) == 2
+    assert predictor.predict([Text([" "])])[0]["prediction"] == [None]
+    assert long["score"] == [chances and max(chances.values()) for chances in long["scores"]]
+
+
+@pytest.mark.parametrize("length", [None, 8])
+def test_texts_are_encoded_as_in_training(model_folder, texts, length):
+    def same(predictor, asked, examples):
+        expected = encode(examples, predictor.tokenizer, predictor.length)
+        rows, first_word = predictor._encode(asked), 0
+        assert len(rows) == len(expected)
+        for row, text, start, end in zip(rows, asked, expected.offsets, expected.offsets[1:], strict=False):
+            assert row.ids == expected.ids[start:end].tolist()
+            assert row.segments == expected.segments[start:end].tolist()
+            if expected.words is not None:
+                words = expected.words[start:end]
+                assert row.firsts == {words[at] - first_word: at for at in np.flatnonzero(words >= 0)}
+                first_word += len(text.text)
+
+    labels = np.zeros(11)
+    sequences = Predictor(model_folder(MuxForSequenceClassification, num_instances=2, **LABELS), max_length=length)
+    same(sequences, [Text(text) for text in texts], Examples(tuple(texts), None, labels))
+    pairs = tuple(" ".join(texts[: 1 + index]) for index in reversed(range(11)))
+    same(sequences, [Text(*both) for both in zip(texts, pairs, strict=True)], Examples(tuple(texts), pairs, labels))
+    words = (*((*text.split(), " ", ".", "w1a") for text in texts), ("w3ab",) * 50)
+    tokens = Predictor(model_folder(MuxForTokenClassification, num_instances=2, **TAGS), max_length=length)
+    same(tokens, [Text(list(row)) for row in words],
+         Examples(words, None, np.zeros(sum(map(len, words))), of_words=True))
 
 
 def test_tags_become_spans():
@@ -235,6 +286,8 @@ def by_groups_without_segments(folder, texts):
     ("in.jsonl", '["w1"]\n', "in.jsonl:1: is not a JSON object"),
     ("in.jsonl", '{"text": "w1", "score": 1}\n', "in.jsonl:1: has a column 'score' already"),
     ("in.jsonl", '{"text": " "}\n', "in.jsonl:1: 'text' is empty"),
+    ("in.jsonl", '{"text": "w1"}\n{"text": "w\\ud800"}\n', "in.jsonl:2: 'text' holds half a character"),
+    ("in.jsonl", '{"text": "w1", "v": NaN}\n', "in.jsonl:1: is not JSON: NaN is no number of JSON"),
     ("in.csv", "id,text\n1,w1\n2\n", "in.csv:3: has 1 values, the first line names 2 columns"),
     ("in.csv", 'text\n"w1\n', "in.csv:2: is not CSV"),
     ("in.csv", "", "in.csv: is empty: the first line must name the columns"),
@@ -246,10 +299,10 @@ def by_groups_without_segments(folder, texts):
 def test_a_bad_row_is_named_and_nothing_is_written(model_folder, tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     rows = Rows(str(tmp_path / name))
-    with pytest.raises(Refusal) as refusal:
-        rows.count(takes_words=False)
-    assert says in str(refusal.value).replace(f"{tmp_path}/", "")
     predictor = Predictor(model_folder(MuxForSequenceClassification, num_instances=2, **LABELS))
+    with pytest.raises(Refusal) as refusal:
+        rows.count(False, predictor.added)
+    assert says in str(refusal.value).replace(f"{tmp_path}/", "")
     with pytest.raises(Refusal):
         predict_file(predictor, rows, str(tmp_path / "out.jsonl"))
     assert not list(tmp_path.glob("out.jsonl*"))
@@ -321,3 +374,45 @@ def test_values_that_do_not_fit_the_model_are_refused(model_folder, tmp_path):
         file.unlink()
     with pytest.raises(ValueError, match="has no tokenizer"):
         Predictor(folder)
+
+
+def test_columns_are_taken_only_by_what_is_written(model_folder, tmp_path):
+    """STS-B's own column of scores is no obstacle to a regression, nor a list of words to tags."""
+    (tmp_path / "in.jsonl").write_text('{"text": "w1", "score": 2.5}\n')
+    regression = Predictor(model_folder(MuxForSequenceClassification, num_instances=2, num_labels=1))
+    predict_file(regression, Rows(str(tmp_path / "in.jsonl")), str(tmp_path / "out.jsonl"))
+    assert {"text", "score", "prediction"} == set(json.loads((tmp_path / "out.jsonl").read_text()))
+    (tmp_path / "in.jsonl").write_text('{"words": ["w1", "w2"]}\n')
+    tagger = Predictor(model_folder(MuxForTokenClassification, num_instances=2, **LABELS))
+    predict_file(tagger, Rows(str(tmp_path / "in.jsonl"), text="words"), str(tmp_path / "out.jsonl"))
+    assert json.loads((tmp_path / "out.jsonl").read_text())["words"] == ["w1", "w2"]
+
+
+def test_pipes_are_written_to_and_links_stay(model_folder, tmp_path):
+    (tmp_path / "in.txt").write_text("w1\nw2\n")
+    predictor, rows = Predictor(model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)), Rows(
+        str(tmp_path / "in.txt"))
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as reader:
+        read = reader.submit((tmp_path / "pipe").read_text)
+        predict_file(predictor, rows, str(tmp_path / "pipe"), "jsonl")
+        assert len(read.result(timeout=20).splitlines()) == 2
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    predict_file(predictor, rows, str(tmp_path / "link.jsonl"))
+    assert (tmp_path / "link.jsonl").is_symlink() and len((tmp_path / "real.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(Refusal, match="is a folder"):
+        predict_file(predictor, rows, str(tmp_path / "folder.jsonl"))
+
+
+def test_a_long_field_of_csv_is_read(tmp_path):
+    (tmp_path / "in.csv").write_text("text\n" + "w1 " * 100_000 + "\n")
+    assert Rows(str(tmp_path / "in.csv")).count(False) == 1
+
+
+def test_damaged_weights_answer_nothing(model_folder):
+    predictor = Predictor(model_folder(MuxForSequenceClassification, num_instances=2, **LABELS))
+    predictor.model.classifier.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="answers NaN or infinity"):
+        predictor.predict([Text("w1")])

@@ -1,6 +1,9 @@
 """`mux export`: the right model of a run, in a folder that the Auto classes load, whole or not at all."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from mux.hub.export import export, find_model
 from mux.model import MuxForPreTraining, MuxForSequenceClassification, MuxModel
 from mux.run import Cluster, Host, Plan, RunDirectory, StagePlan, write_json
 
+ROOT = Path(__file__).parents[3]
 SCORES = {"metric": "accuracy", "mean": 0.75, "std": 0.0, "max": 0.75, "min": 0.75, "tickets": [0.75], "majority": 0.5}
 KINDS = {"retrieval": "retrieval", "pretrain": "pretrain", "tune": "finetune"}
 
@@ -52,10 +56,11 @@ def test_the_folder_is_the_model(run, tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 64
     card = (folder / "README.md").read_text()
-    assert "# trial-mood" in card and "Made by stage `tune` of the run `trial`." in card
+    assert "# trial-mood" in card
+    assert "Made by stage `tune` of the run `trial`, which began with `hub:some/bert`." in card
     assert "| tune | mood | 1 | accuracy | 0.7500 |" in card and "| tune | topic" not in card
     assert [line for line in card.splitlines() if line.startswith("- `") and "mux" not in line] == [
-        "- `path:texts/*.txt`", "- `hub:some/bert`", "- `path:moods.jsonl`"]
+        "- `path:texts/*.txt`", "- `path:moods.jsonl`"]
     assert not list((tmp_path / "out").glob("*.part")) and not list((tmp_path / "out").glob(".*"))
 
 
@@ -72,7 +77,7 @@ def test_a_choice_among_models(run):
     results["stages"][2]["status"] = "pending"
     write_json(run / "results.json", results)
     assert find_model(str(run)).folder == run / "pretrain/model"
-    assert find_model(str(run)).sources == ("path:texts/*.txt", "hub:some/bert")
+    assert find_model(str(run)).sources == ("path:texts/*.txt",)
     for stage in results["stages"]:
         stage["status"] = "pending"
     write_json(run / "results.json", results)
@@ -113,3 +118,41 @@ def test_what_cannot_be_exported_leaves_nothing(model_folder, tmp_path):
     with pytest.raises(ValueError, match="neither a model folder"):
         find_model(str(tmp_path))
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
+
+
+CODE = """
+import sys
+from pathlib import Path
+from mux.hub.export import export, find_model
+from mux.hub.princeton import import_folder, read_tokenizer
+from mux.model import MuxConfig
+folder, out = map(Path, sys.argv[2:])
+use = {"export": lambda: export(find_model(str(folder)), out), "import": lambda: import_folder(folder, out),
+       "tokenizer": lambda: read_tokenizer(folder, MuxConfig())}
+try:
+    use[sys.argv[1]]()
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(("use", "told"), [
+    ("export", "transformers makes no configuration of it"), ("import", 'model_type is "evil"'),
+    ("tokenizer", "the tokenizer cannot be loaded"),
+])
+def test_code_in_a_folder_is_not_run_even_if_stdin_agrees(use, told, tmp_path):
+    """Without trust_remote_code=False transformers asks on stdin whether to run it."""
+    folder, trace = tmp_path / "evil", tmp_path / "trace"
+    folder.mkdir()
+    code = f"open({str(trace)!r}, 'w')\nclass Evil: pass\nclass EvilConfig: pass\n"
+    (folder / "evil.py").write_text(code)
+    places = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": places}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": places}))
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    done = subprocess.run([sys.executable, "-c", CODE, use, str(folder), str(tmp_path / "out")], input="y\n" * 9,
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused:") and told in done.stdout and "[y/N]" not in done.stdout
+    assert not trace.exists() and not (tmp_path / "out").exists()

@@ -63,12 +63,12 @@ def ask(home: Path, *sources: str, cache: Path | None = None) -> list[str]:
 
 
 def test_the_hub(hub: Path, tmp_path: Path):
-    place = hub / "hub" / "models--here--bert" / "snapshots"
+    cache = tmp_path / "cache" / "hub" / "here" / "bert"
     whole, branch, commit, nowhere, revision, published, unknown = ask(
         hub, "hub:here/bert", "hub:here/bert@small", f"hub:here/bert@{BRANCH_COMMIT}", "hub:here/none",
         "hub:here/bert@none", f"princeton:{PUBLISHED}", "princeton:muxbert_none", cache=tmp_path / "cache")
-    assert whole == str(place / COMMIT)
-    assert branch == commit == str(place / BRANCH_COMMIT)
+    assert whole == str(cache / COMMIT)
+    assert branch == commit == str(cache / BRANCH_COMMIT)
     for answer in (nowhere, revision):
         assert answer.startswith("refused: here/") and "path:DIR" in answer and "HF_HOME" in answer
     assert unknown.startswith("refused: princeton-nlp/muxbert_none")
@@ -77,6 +77,29 @@ def test_the_hub(hub: Path, tmp_path: Path):
     assert Path(published).parent == tmp_path / "cache" / "princeton" / PUBLISHED
     assert Path(published).name.startswith(COMMIT)
     assert AutoModelForMaskedLM.from_pretrained(published).config.compat == "princeton"
+
+
+def test_models_of_the_hub_are_copied_whole_to_where_other_hosts_see_them(hub: Path, tmp_path: Path):
+    """Plain files, as the hub's cache has links; and nothing that is not read."""
+    place = hub / "hub" / "models--here--bert"
+    snapshot = place / "snapshots" / COMMIT
+    assert ask(hub, "hub:here/bert") == [str(snapshot)]  # without a cache: where the client keeps it
+    (place / "blobs").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).rename(place / "blobs" / name)
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    for name in ("vocab.txt", "pytorch_model.bin", "flax_model.msgpack"):
+        (snapshot / name).write_text(name)
+    (snapshot / "onnx").mkdir()
+    (snapshot / "onnx" / "config.json").write_text("{}")
+    (copy,) = ask(hub, "hub:here/bert", cache=tmp_path / "cache")
+    files = [path for path in Path(copy).rglob("*") if not path.is_dir()]
+    assert sorted(path.name for path in files) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert not any(path.is_symlink() for path in files)
+    assert load_file(f"{copy}/model.safetensors").keys() == load_file(snapshot / "model.safetensors").keys()
+    (snapshot / "model.safetensors").write_bytes(b"")  # so that another copy would differ
+    assert ask(hub, "hub:here/bert", cache=tmp_path / "cache") == [copy]
+    assert load_file(f"{copy}/model.safetensors")
 
 
 def test_published_models_are_imported_once(tmp_path: Path):

@@ -306,6 +306,9 @@ def test_missing_files(published: Path, tmp_path: Path):
     ({"hidden_size": "wide"}, "hidden_size"),
     ({"hidden_size": 33}, "33"),
     ({"num_hidden_demux_layers": 1}, "demultiplexer_layers = 1"),
+    ({"hidden_act": "banana"}, "banana"),
+    ({"id2label": ["a", "b"]}, "config.json"),
+    ({"muxing_variant": ["gaussian_hadamard"]}, "config.json"),
 ])
 def test_other_configs(change: dict, words: str, published: Path):
     change_config(published, lambda config: config.update(change))
@@ -320,10 +323,20 @@ def test_a_config_without_instances(published: Path):
     assert "is not JSON" in refusal(published)
 
 
-def test_a_class_that_the_keys_do_not_tell(tmp_path: Path):
-    source = Case(SEQ).write(tmp_path / "published")
+@pytest.mark.parametrize("kind", [SEQ, TOK])
+def test_a_class_that_the_keys_do_not_tell(kind: str, tmp_path: Path):
+    """Sequences or tokens: both Auto classes load what is written, every weight of it."""
+    source = Case(kind).write(tmp_path / "published")
+    import_folder(source, tmp_path / "named")
     change_config(source, lambda config: config.pop("architectures"))
-    assert "MuxedBertForTokenClassification" in refusal(source)
+    import_folder(source, tmp_path / "imported")
+    auto = AutoModelForSequenceClassification if kind == SEQ else AutoModelForTokenClassification
+    loaded = [auto.from_pretrained(tmp_path / name, output_loading_info=True) for name in ("named", "imported")]
+    assert not any(info["missing_keys"] or info["unexpected_keys"] for _, info in loaded)
+    ids = torch.arange(5, 17).reshape(2, 6)
+    torch.testing.assert_close(*(model.eval()(ids).logits for model, _ in loaded), atol=0, rtol=0)
+    change_config(source, lambda config: config.update(architectures=f"Muxed{kind.removeprefix('Muxed')}"))
+    assert import_folder(source, tmp_path / "text").head == auto.__name__.replace("AutoModel", "Mux")
 
 
 def test_a_destination_that_is_there(published: Path, tmp_path: Path):
@@ -335,7 +348,7 @@ def test_a_destination_that_is_there(published: Path, tmp_path: Path):
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"w{number}" for number in range(185))]
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -353,8 +366,30 @@ def test_a_tokenizer(beside: bool, published: Path, tmp_path: Path):
 def test_tokenizers_that_do_not_fit(published: Path, tmp_path: Path):
     (tmp_path / "words").mkdir()
     assert "has no tokenizer" in refusal(published, tokenizer=tmp_path / "words")
-    (tmp_path / "words" / "vocab.txt").write_text("\n".join([*WORDS, *map(str, range(300))]))
-    assert "the tokenizer has 315 tokens, the model 200" in refusal(published, tokenizer=tmp_path / "words")
+    for words in ([*WORDS, "more"], WORDS[:7]):
+        (tmp_path / "words" / "vocab.txt").write_text("\n".join(words))
+        told = refusal(published, tokenizer=tmp_path / "words")
+        assert f"the tokenizer has {len(words)} tokens, the model 200" in told
+
+
+@pytest.mark.parametrize("change", [
+    lambda tensor: tensor.to_sparse(), lambda tensor: tensor.to(torch.complex64), lambda tensor: tensor.to("meta"),
+    lambda tensor: tensor.int()], ids=["sparse", "complex", "meta", "whole numbers"])
+def test_tensors_that_are_no_weights(change: Any, published: Path):
+    state = torch.load(published / "pytorch_model.bin", weights_only=True)
+    state["bert.encoder.layer.0.output.dense.weight"] = change(state["bert.encoder.layer.0.output.dense.weight"])
+    torch.save(state, published / "pytorch_model.bin")
+    assert "bert.encoder.layer.0.output.dense.weight" in refusal(published)
+
+
+def test_a_destination_that_can_be_no_folder(published: Path, tmp_path: Path):
+    (tmp_path / "imported").symlink_to(tmp_path / "elsewhere")
+    assert "it is a link" in refusal(published)
+
+
+def test_what_is_written_may_be_read_by_whoever_may_read_the_folder(published: Path, tmp_path: Path):
+    import_folder(published, tmp_path / "imported")
+    assert len({path.stat().st_mode for path in (tmp_path / "imported").iterdir()}) == 1
 
 
 # --- going on -----------------------------------------------------------------------------------------------------

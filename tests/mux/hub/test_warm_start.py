@@ -148,7 +148,7 @@ def refusal(model: Any, folder: Path) -> str:
 @pytest.mark.parametrize("field, value", [
     ("vocab_size", 91), ("hidden_size", 64), ("num_hidden_layers", 3), ("num_hidden_layers", 1),
     ("num_attention_heads", 2), ("intermediate_size", 128), ("max_position_embeddings", 41), ("type_vocab_size", 3),
-    ("hidden_act", "relu"),
+    ("hidden_act", "relu"), ("layer_norm_eps", 1e-5), ("pad_token_id", 1),
 ])
 def test_another_shape(field: str, value: Any, tmp_path: Path):
     saved(BertModel, tmp_path, **{field: value})

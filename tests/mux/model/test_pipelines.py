@@ -1,5 +1,8 @@
 """transformers' pipelines over MUX models, against plain loops that call the model on the same groups."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -147,10 +150,57 @@ def test_what_a_model_cannot_do_is_said(model_folder, texts):
         pipeline("text-classification", folder)
 
 
-def test_rows_are_padded_to_one_length_where_padding_is_attended(model_folder, texts):
+@pytest.mark.parametrize(("task", "kind"), [
+    ("text-classification", MuxForSequenceClassification), ("token-classification", MuxForTokenClassification),
+    ("fill-mask", MuxForPreTraining),
+])
+def test_rows_are_padded_to_one_length_where_padding_is_attended(model_folder, texts, task, kind):
+    """Groups give the same whatever longer texts there are in their batch."""
+    folder = model_folder(kind, num_instances=2, vocab_size=200, compat="princeton", deterministic_fillers=True,
+                          **CLASSES)
+    run = pipeline(task, folder)
+    rows = [f"[MASK] {text}" if task == "fill-mask" else text for text in texts[:10]]
+
+    def scores(inputs):
+        answers = [answer if isinstance(answer, list) else [answer] for answer in run(inputs)]
+        assert len(answers) == len(inputs) and all(answers)
+        return [one["score"] for answer in answers for one in answer]
+
+    by_two = [score for first in range(0, 10, 2) for score in scores(rows[first : first + 2])]
+    np.testing.assert_allclose(scores(rows), by_two, atol=2e-6)
+
+
+def test_words_can_be_given_where_padding_is_attended(model_folder, texts):
+    folder = model_folder(MuxForTokenClassification, num_instances=2, vocab_size=200, compat="princeton",
+                          deterministic_fillers=True, **TAGS)
+    tag = pipeline("token-classification", folder, ignore_labels=[])
+    of_words = tag([text.split() for text in texts[:4]], is_split_into_words=True)
+    of_texts = tag(texts[:4])  # the call before leaves nothing behind
+    assert [[piece["score"] for piece in row] for row in of_words] == [
+        pytest.approx([piece["score"] for piece in row], abs=2e-6) for row in of_texts]
+
+
+@pytest.mark.parametrize(("recorded", "length"), [(None, 64), (24, 24), (100, 64)])  # None: 128; 64 is what it can read
+def test_the_padded_length_is_that_of_training(model_folder, texts, recorded, length):
     folder = model_folder(MuxForSequenceClassification, num_instances=2, vocab_size=200, compat="princeton",
-                          deterministic_fillers=True, **CLASSES)
-    classify = pipeline("text-classification", folder)
-    full_groups = [answer["score"] for answer in classify(texts[:10])]
-    by_two = [answer["score"] for first in range(0, 10, 2) for answer in classify(texts[first : first + 2])]
-    np.testing.assert_allclose(full_groups, by_two, atol=2e-6)
+                          deterministic_fillers=True, padded_length=recorded, **CLASSES)
+    classify = pipeline("text-classification", folder, top_k=None)
+    assert classify.tokenizer.model_max_length == length
+    model = MuxForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        chances = model(**tokenizer(texts[:4], padding="max_length", truncation=True, max_length=length,
+                                    return_tensors="pt")).logits.softmax(-1)
+    found = [[score["score"] for score in sorted(answer, key=lambda one: one["label"])]
+             for answer in classify(texts[:4])]
+    np.testing.assert_allclose(found, chances, atol=2e-6)
+
+
+def test_code_in_a_folder_is_not_run_whatever_stdin_says(model_folder, tmp_path, monkeypatch):
+    folder = model_folder(MuxForSequenceClassification, num_instances=2, **CLASSES)
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(ValueError, match=r"makes no configuration of it: .* contains custom code"):
+        pipeline("text-classification", folder)
+    assert not (tmp_path / "trace").exists()

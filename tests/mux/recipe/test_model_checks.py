@@ -95,6 +95,14 @@ def test_published_pretraining_keeps_some_of_each_row(folder: Any) -> None:
         "the prefix has, 64")
 
 
+def test_the_length_of_a_corpus_that_no_stage_reads_is_free(folder: Any) -> None:
+    changes = (("N = 2", "N = 2\nmax_positions = 128"), ("sequence_length = 64", "sequence_length = 512"))
+    assert "corpus.sequence_length: 512 is more than model.max_positions = 128" in folder.refusal(
+        folder.changed(*changes))
+    alone = ('[[stages]]\nkind = "pretrain"\nsteps = 100\nwarmup_steps = 10\n', "")
+    assert folder.load(folder.changed(*changes, alone)).recipe.corpus.sequence_length == 512
+
+
 def test_published_models_are_started_from(folder: Any) -> None:
     text = folder.changed(("N = 2", 'N = 2\ncompat = "princeton"'),
                           ('tasks = ["topic"]', 'tasks = ["topic"]\nfrom = "princeton:muxbert_base"'))

@@ -78,6 +78,8 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
          'x.toml:18: stages.pretrain.learning_rate: must be a number, is "1e-4"'),
         ("steps = 100", "steps = 100\nretrieval_rate = 1.5",
          "x.toml:18: stages.pretrain.retrieval_rate: must be at most 1, is 1.5"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nretrieval_rate = 1.0',
+         "x.toml:23: stages.finetune.retrieval_rate: must be less than 1, is 1.0"),
         ("steps = 100", "steps = 100\nadam_betas = [0.9, 1.0]",
          "x.toml:18: stages.pretrain.adam_betas[1]: must be less than 1, is 1.0"),
         ("steps = 100", "steps = 100\nadam_betas = [0.9]",
@@ -192,6 +194,12 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
         ('tasks = ["topic"]', 'tasks = ["topic", "rte"]\n[[stages]]\nid = "more"\nkind = "finetune"\n'
          'from = "finetune"\ntasks = ["mrpc"]', 'x.toml:26: stages.more.from: "finetune" makes a model for each of its '
          "2 tasks\n    give the task that is to go on a finetune stage of its own"),
+        ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nid = "more"\nkind = "pretrain"\nfrom = "finetune"',
+         "x.toml:30: stages.more.from: \"finetune\" leaves a model with a task's head in place of the one that "
+         "pretrain trains\n    name a stage before it that pre-trains"),
+        ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nkind = "retrieval"\nfrom = "finetune"',
+         "x.toml:29: stages.retrieval.from: \"finetune\" leaves a model with a task's head in place of the one that "
+         "retrieval trains\n    name a stage before it that pre-trains"),
         ("[tokenizer]", '[tasks]\nroot = "path:glue"\n[tokenizer]', 'x.toml:8: tasks.root: "path:glue": original files '
          "are not read yet\n    define the task with [tasks.define.NAME]"),
         ('kind = "ensemble"', 'kind = "ensemble"\nid = "logs"',

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -20,6 +21,7 @@ from transformers import (
 
 from mux.data.encoding import encode
 from mux.data.tasks import Examples, Task
+from mux.event import Notice
 from mux.model import MuxForSequenceClassification, MuxForTokenClassification
 from mux.recipe import TaskDefinition
 from mux.stages.encoders import HubEncoder, MuxEncoder
@@ -51,11 +53,11 @@ def task(**fields) -> Task:
 @pytest.fixture
 def hub(context, tmp_path):
     """hub(config): a folder with a pre-trained model of that configuration, as the recipe's [model]."""
-    def hub(config, kind=AutoModelForMaskedLM):
-        kind.from_config(config).save_pretrained(tmp_path / "hub")
-        return hub.again()
+    def hub(config, kind=AutoModelForMaskedLM, name="hub"):
+        kind.from_config(config).save_pretrained(tmp_path / name)
+        return hub.again(name)
 
-    hub.again = lambda: context(family="hub", source=f"path:{tmp_path / 'hub'}")
+    hub.again = lambda name="hub": context(family="hub", source=f"path:{tmp_path / name}")
     return hub
 
 
@@ -79,6 +81,30 @@ def test_transformers_encoders_take_rows_of_texts_and_of_words(hub, name):
     (timed,) = encoder.timed(24)
     assert timed[:2] == (made.recipe.model.source, 1)
     assert timed[2](batch["input_ids"], attention_mask=batch["attention_mask"]).logits.shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_head_of_another_task_is_left_behind(hub, name):
+    """Also one of the same shape; and a seed draws the same head above any checkpoint."""
+    heads, config = [], type(ARCHITECTURES[name]).from_dict(ARCHITECTURES[name].to_dict())
+    config.num_labels = 3
+    for kind in (AutoModelForMaskedLM, AutoModelForSequenceClassification):
+        made = hub(config, kind, kind.__name__)
+        torch.manual_seed(5)
+        model = made.encoder.starting(made.recipe.stages[0], task(), made.recipe.model.source)
+        within = f"{model.base_model_prefix}."
+        heads.append({key: tensor for key, tensor in model.state_dict().items() if not key.startswith(within)})
+    theirs = AutoModelForSequenceClassification.from_pretrained(made.encoder.folder).state_dict()
+    assert heads[0] and heads[0].keys() == heads[1].keys() <= theirs.keys()
+    for key, tensor in heads[0].items():
+        assert torch.equal(tensor, heads[1][key]), key
+        assert not tensor.any() or not torch.equal(tensor, theirs[key]), key  # biases are 0
+
+
+def test_a_published_half_precision_encoder_is_trained_in_full(hub):
+    made = hub(BertConfig(**BERT.to_dict() | {"dtype": "float16"}))
+    model = made.encoder.starting(made.recipe.stages[0], task(), None)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_what_fine_tuning_left_is_loaded_whole(hub, tmp_path):
@@ -105,6 +131,21 @@ def test_rows_longer_than_the_encoder_has_positions_are_refused(hub):
     for use in (lambda: made.encoder.starting(made.recipe.stages[0], task(), None), lambda: made.encoder.timed(24)):
         with pytest.raises(ValueError, match="has 20 positions: sequence_length = 24 is more"):
             use()
+
+
+def test_roberta_counts_positions_from_behind_the_paddings(hub):
+    """26 positions and pad_token_id = 1: 24 tokens."""
+    for positions, fits in ((26, True), (25, False)):
+        config = ARCHITECTURES["roberta"].to_dict() | {"pad_token_id": 1, "max_position_embeddings": positions}
+        made = hub(RobertaConfig(**config), name=str(positions))
+        if fits:
+            _, _, model = made.encoder.timed(24)[0]
+            assert torch.isfinite(model(torch.full((1, 24), 7)).logits).all()
+            with pytest.raises((IndexError, RuntimeError), match="out of"):
+                model(torch.full((1, 25), 7))
+        else:
+            with pytest.raises(ValueError, match="has 23 positions: sequence_length = 24 is more"):
+                made.encoder.timed(24)
 
 
 def test_a_vocabulary_that_the_encoder_does_not_embed_is_refused(hub):
@@ -152,6 +193,19 @@ def test_mux_encoders_start_from_nothing_with_the_tasks_classes(context):
     assert number.config.num_labels == 1 and number.config.problem_type == "regression"
     assert [(name, N) for name, N, _ in made.encoder.timed(24)] == [("bert 2x32, N = 2", 2), ("bert 2x32, N = 1", 1)]
     assert [name for name, *_ in context(family="electra", N=1).encoder.timed(24)] == ["electra 2x32, N = 1"]
+
+
+def test_a_plain_encoder_under_a_mux_model_is_remarked_on_once(context, tmp_path):
+    """And not again for each seed and each point of a search."""
+    AutoModelForMaskedLM.from_config(BERT).save_pretrained(tmp_path / "plain")
+    made, told = context(), []
+    made.voice = told.append
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.encoder.starting(made.recipe.stages[0], task(), f"path:{tmp_path / 'plain'}")
+    assert [(type(event), event.stage, event.text) for event in told] == [(
+        Notice, "finetune", f"{tmp_path / 'plain'} is a plain encoder; untrained at the start: classifier, "
+        "demultiplexer and multiplexer")]
 
 
 def test_published_numerics_attend_padding_so_rows_are_padded_alike(context):

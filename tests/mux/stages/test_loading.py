@@ -73,6 +73,10 @@ def test_a_head_for_other_classes_is_drawn_anew(saved):
     ({"compat": "princeton"}, {}, "shared_demultiplexer = False, this recipe asks for True|plain_single = False"),
     ({}, {"mask_padding": False}, "mask_padding = True, this recipe asks for False"),
     ({}, {"own_special_ids": False}, "own_special_ids = True, this recipe asks for False"),
+    ({"hidden_act": "relu"}, {}, "hidden_act = relu, this recipe asks for gelu"),
+    ({"layer_norm_eps": 1e-5}, {}, "layer_norm_eps = 1e-05, this recipe asks for 1e-12"),
+    ({"type_vocab_size": 3}, {}, "type_vocab_size = 3, this recipe asks for 2"),
+    ({"pad_token_id": 1}, {}, "pad_token_id = 1, this recipe asks for 0"),
 ])
 def test_what_differs_is_named(saved, stored, asked, message):
     with pytest.raises(ValueError, match=message):
@@ -95,6 +99,32 @@ def test_a_plain_encoder_warm_starts_the_backbone(tmp_path):
         assert torch.equal(tensor, state[name]), name
     with pytest.raises(ValueError, match="hidden_size = 32"):
         load_model(MuxForTokenClassification, tmp_path / "plain", config(hidden_size=64))
+
+
+def test_it_is_said_what_a_plain_encoder_does_not_bring(tmp_path):
+    BertForMaskedLM(BertConfig(**SMALL)).save_pretrained(tmp_path)
+    for asked, lacking in ((config(num_labels=3), "classifier, demultiplexer and multiplexer"),
+                           (config(num_instances=1), "classifier and pooler")):
+        told: list[str] = []
+        load_model(MuxForSequenceClassification, tmp_path, asked, new=TASK_HEADS, tell=told.append)
+        assert told == [f"{tmp_path} is a plain encoder; untrained at the start: {lacking}"]
+    told.clear()
+    load_model(MuxForPreTraining, tmp_path, config(num_instances=1), tell=told.append)
+    assert told == []  # it has everything
+
+
+@pytest.mark.parametrize("damage", ["pickled", "cut", "none"])
+def test_weights_of_mux_models_are_read_from_safetensors_alone(saved, damage):
+    folder = saved()
+    path = folder / "model.safetensors"
+    if damage == "pickled":
+        torch.save(MuxForPreTraining.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match=rf"{folder}: the weights cannot be loaded: \S"):
+        load_model(MuxForPreTraining, folder, config())
 
 
 def test_what_is_no_model_is_refused(tmp_path):

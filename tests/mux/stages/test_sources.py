@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mux.run import write_json
-from mux.stages.sources import source_folder, training_texts
+from mux.stages.sources import source_folder
 
 
 @pytest.fixture
@@ -60,8 +60,33 @@ def test_what_the_first_rank_could_not_have_is_an_error_on_all(context, tmp_path
         source_folder(second, f"path:{tmp_path}/none")
 
 
-def test_the_texts_that_a_model_has_seen_in_this_run(context):
-    made = context()
-    made.plan = SimpleNamespace(stage=lambda stage: SimpleNamespace(source=None))
-    assert training_texts(made, None) == training_texts(made, "hub:google-bert/bert-base-uncased") == ()
-    assert training_texts(made, "finetune") == ("builtin:topic_train",)
+@pytest.mark.parametrize("failure", [
+    lambda folder: (folder / "results.json").mkdir(),  # OSError
+    lambda folder: (folder / "results.json").write_text('{"stages": [{}]}'),  # KeyError
+])
+def test_whatever_fails_on_the_first_rank_is_told(context, outside, failure):
+    """Not raised before the others are told: they would wait for it."""
+    made, told = context(), []
+    made.ranks.from_first = lambda value: told.append(value) or value
+    failure(outside)
+    with pytest.raises((OSError, KeyError)) as raised:
+        source_folder(made, f"run:{outside}")
+    assert told == [raised.value]
+
+
+def test_other_weights_are_an_error_on_all(context, outside):
+    source_folder(context(), f"path:{outside}")
+    (outside / "model.safetensors").write_bytes(b"others!")
+    made, told = context(), []
+    made.ranks.from_first = lambda value: told.append(value) or value
+    with pytest.raises(ValueError, match="has changed since the run began"):
+        source_folder(made, f"path:{outside}")
+    assert len(told) == 1 and isinstance(told[0], ValueError)
+
+
+def test_of_a_run_safetensors_alone_are_read(context, tmp_path, outside):
+    write_json(tmp_path / "results.json", {"stages": [
+        {"id": "pretrain", "kind": "pretrain", "status": "done", "model": "outside"}]})
+    (outside / "model.safetensors").rename(outside / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"outside has no \*\.safetensors"):
+        source_folder(context(), f"run:{tmp_path}")
