@@ -148,6 +148,7 @@ def test_unreadable_files(here: Path) -> None:
                                                         {"text": "d", "label": "2"}]),
         ("a.jsonl", '{"text": "x", "label": 1}\n', [{"text": "x", "label": 1}]),
         ("a.csv", b"\xef\xbb\xbftext\nx\n", [{"text": "x"}]),
+        ("a.csv", "text\n" + "x" * 200_000, [{"text": "x" * 200_000}]),
         ("a.tsv", "text\n", []),
     ],
 )
@@ -162,7 +163,6 @@ def test_rows(here: Path, name: str, data: str | bytes, rows: list[dict[str, Any
         ("a.csv", 'text,label\n"a\nb",1\nb,2,3\n', "a.csv:4: has 3 values, the first line names 2 columns"),
         ("a.csv", 'text,label\n"a"x,1\n', "a.csv:2: is not CSV: "),
         ("a.csv", 'text\n"a\nb\n', "a.csv:3: is not CSV: unexpected end of data"),
-        ("a.csv", "text\n" + "x" * 200_000, "a.csv:2: is not CSV: field larger than field limit"),
         ("a.tsv", "a\tb\ta\n", "a.tsv:1: names a column twice: a, b, a"),
         ("a.tsv", "", "a.tsv: is empty: the first line must name the columns"),
         ("a.csv", b"a\n\xff\n", "a.csv:2: is not UTF-8: byte 0xff"),
