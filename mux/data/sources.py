@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mux.data.cache import Progressing
 from mux.recipe import files
+from mux.recipe.wording import reason
 
 if TYPE_CHECKING:
     import datasets
@@ -121,7 +122,6 @@ def load_hub(name: str, split: str) -> datasets.Dataset:
     try:
         return datasets.load_dataset(identity, config, split=split, revision=revision)
     except Exception as error:  # no connection, no such set, configuration or split: it is this source
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"{name}: split {split!r} cannot be loaded: {reason[0]}. Without a network, download it "
+            f"{name}: split {split!r} cannot be loaded: {reason(error)}. Without a network, download it "
             "beforehand into the Hugging Face cache (HF_HOME), or use path: or builtin:") from error

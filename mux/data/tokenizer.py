@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from mux.data import sources
 from mux.data.cache import Progressing, built_once
 from mux.recipe import files
+from mux.recipe.wording import reason
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 .. 4 of a trained vocabulary
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -92,11 +93,10 @@ def _load(source: str, kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises bare Exception where a file is damaged
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         way_out = ("Without a network, download it beforehand into the Hugging Face cache (HF_HOME), or use "
                    "path:DIR or sentencepiece" if source.startswith("hub:")
                    else "A folder with a sound tokenizer.json or vocab.txt is needed")
-        raise ValueError(f"{source}: the tokenizer cannot be loaded: {reason[0]} {way_out}") from error
+        raise ValueError(f"{source}: the tokenizer cannot be loaded: {reason(error)} {way_out}") from error
 
 
 # --- a vocabulary trained on the corpus ---------------------------------------------------------------------

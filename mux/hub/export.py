@@ -19,9 +19,10 @@ from transformers import (
 
 from mux.hub.card import model_card
 from mux.hub.fetch import local_folder
-from mux.hub.folder import reason, written_whole
+from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
 from mux.model.pipelines import open_config, open_tokenizer
+from mux.recipe.wording import reason
 from mux.run import RunDirectory, read_json
 
 AUTO_CLASSES: dict[str, Any] = {

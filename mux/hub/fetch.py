@@ -16,9 +16,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.utils import filter_repo_objects
 
 from mux.data.cache import built_once
-from mux.hub.folder import reason
 from mux.hub.princeton import import_folder
 from mux.recipe import Refusal, files, grammar
+from mux.recipe.wording import reason
 
 AUTHORS = "princeton-nlp"
 VERSION = 1  # of the importer; another number is another folder in the cache

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import BertConfig, ElectraConfig
 
 from mux.model.config import BACKBONE_FIELDS, FAMILIES
-from mux.recipe.wording import listed, shown
+from mux.recipe.wording import listed, reason, shown
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 
@@ -90,11 +90,6 @@ def _read_pickle(path: Path) -> Any:
                          "code here. Ask for the weights as model.safetensors") from None
     except Exception as error:  # on damaged bytes the unpickler fails in whichever way they lead it
         raise ValueError(f"{path} is damaged: {reason(error)}") from None
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says, or else its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -60,6 +60,11 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else "none"
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: Any, options: Iterable[str]) -> str | None:
     """The option most like a misspelt word, if one is like it."""
     if not isinstance(word, str) or len(word) > 100:

@@ -25,6 +25,7 @@ from mux.data.tasks import Task
 from mux.model import MuxConfig, MuxForSequenceClassification, MuxForTokenClassification
 from mux.model.pipelines import token_positions
 from mux.recipe import FinetuneStage
+from mux.recipe.wording import reason
 from mux.stages.loading import TASK_HEADS, config_of, load_model, unfit
 from mux.stages.sources import source_folder
 
@@ -165,8 +166,7 @@ class HubEncoder:
             raise self.not_made(kind.__name__.removeprefix("Auto"), error) from error
 
     def not_made(self, what: str, error: Exception) -> ValueError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return ValueError(f"{self.source}: transformers makes no {what} of it: {reason}")
+        return ValueError(f"{self.source}: transformers makes no {what} of it: {reason(error)}")
 
     def check_length(self, length: int) -> None:
         positions = token_positions(self.outline)

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from mux.hub.folder import read_config, reason
+from mux.hub.folder import read_config
 from mux.hub.warm_start import SAME, warm_start
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
 from mux.recipe import ModelSection
-from mux.recipe.wording import listed
+from mux.recipe.wording import listed, reason
 
 Model = TypeVar("Model", MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification)
 

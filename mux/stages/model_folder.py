@@ -32,9 +32,10 @@ def save_model(context: Context, engine: Engine, folder: Path, stage_id: str, ho
     if context.ranks.first:
         model = engine.model
         assert isinstance(model, PreTrainedModel)
-        context.tokenizer.model_max_length = row_length(context.recipe, stage_id)
+        length = row_length(context.recipe, stage_id)
+        context.tokenizer.model_max_length = length
         if attends_padding(model.config):
-            model.config.update({"padded_length": row_length(context.recipe, stage_id)})
+            model.config.update({"padded_length": length})
         card = model_card(model.config, name=context.plan.name, folder=str(home), auto_class=auto_class(model),
                           made_by=f"stage `{stage_id}` of the run `{context.plan.name}`", sources=sources)
         write_folder(folder, model, weights, context.tokenizer, card)
