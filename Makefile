@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test lint
+.PHONY: setup quickstart offline-eval test lint
 
 setup: .venv/ready
 
@@ -13,6 +13,13 @@ setup: .venv/ready
 
 quickstart: setup
 	$(BIN)/mux-launch recipes/quickstart.toml
+
+offline-eval: setup
+	@test -e data || { echo "there is no folder data: README.md, \"Evaluate offline\", says what it holds"; exit 2; }
+	$(BIN)/mux-launch recipes/offline_eval_n1.toml
+	$(BIN)/mux-launch recipes/offline_eval.toml
+	$(BIN)/mux-launch recipes/offline_eval_n5.toml
+	$(BIN)/mux report runs/offline_eval_n1 runs/offline_eval runs/offline_eval_n5 --out runs/offline_eval_report
 
 test: setup
 	$(BIN)/python -m pytest

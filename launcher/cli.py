@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from launcher import model_commands
+from launcher import model_commands, report_commands
 from mux.recipe import Problem, Refusal
 from mux.run import RunDirectory, read_json
 
@@ -25,6 +25,8 @@ mux.add_typer(runs, name="runs")
 mux.add_typer(model_commands.imports, name="import")
 mux.command("export")(model_commands.export_model)
 mux.command()(model_commands.predict)
+mux.command()(report_commands.report)
+mux.command()(report_commands.choose)
 
 
 @contextmanager

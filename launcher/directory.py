@@ -23,7 +23,7 @@ Resume = Literal["auto", "required", "never"]
 State = Literal["new", "unfinished", "finished"]
 
 PACKAGES = ("mux-plm", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "safetensors",
-            "numpy", "scikit-learn", "scipy", "pydantic", "rich", "typer")
+            "numpy", "scikit-learn", "scipy", "seqeval", "pyarrow", "pydantic", "rich", "typer")
 
 
 class Lock:
@@ -104,7 +104,8 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
 
 def has_trained(run: RunDirectory) -> bool:
     """Whether there is anything to go on from: a finished stage or a checkpoint."""
-    return any(run.path.glob("*/result.json")) or any(run.path.rglob("manifest.json"))
+    found = ("*/result.json", "*/*/trainings/*.json", "**/manifest.json")
+    return any(any(run.path.glob(pattern)) for pattern in found)
 
 
 def refuse_changes(previous: Plan, plan: Plan, where: str) -> None:

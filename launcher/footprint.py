@@ -9,16 +9,19 @@ from typing import Any
 
 from launcher import memory
 from mux.recipe import (
-    TASKS,
     FinetuneStage,
     PretrainStage,
     Recipe,
     Refusal,
     RetrievalStage,
     TrainingStage,
+    definition_of,
     files,
 )
+from mux.recipe.lines import PACKED
 from mux.run import StagePlan
+
+UNPACKED = 4  # English text is about so many times as large as its .gz or .xz
 
 
 def parameters(recipe: Recipe) -> memory.Parameters | None:
@@ -59,7 +62,7 @@ def _read_states(recipe: Recipe, stage: TrainingStage, length: int) -> tuple[flo
     if not stage.retrieval_rate:
         retrieved = 0
     if isinstance(stage, FinetuneStage):
-        words = any((TASKS | recipe.tasks.define)[task].tokens for task in stage.tasks)
+        words = any(definition_of(task, recipe.tasks).tokens for task in stage.tasks)
         return N * (length if words else 1) + retrieved, retrieved
     if recipe.model.family == "electra":
         return N * length + retrieved, retrieved
@@ -67,12 +70,12 @@ def _read_states(recipe: Recipe, stage: TrainingStage, length: int) -> tuple[flo
     return masked + retrieved, masked + retrieved
 
 
-def disk(recipe: Recipe, plans: Sequence[StagePlan]) -> dict[str, int]:
+def disk(recipe: Recipe, plans: Sequence[StagePlan], devices: int) -> dict[str, int]:
     """Bytes that each stage, and the token store, may come to need at once.
 
     A training keeps its last checkpoints and its model, and a new checkpoint is whole before an old one goes;
-    fine-tuning trains each task with each seed at each point, one after another, and keeps the checkpoints of the
-    unfinished one alone; models of the points stay until the task's is chosen.
+    fine-tuning trains each task with each seed at each point, one on each of the cluster's `devices` at a time, and
+    keeps the checkpoints of the unfinished ones alone; all their models stay until the tasks' are chosen.
     The token store of texts on the hub is unknown and left out, and so is an encoder that is there.
     """
     size = parameters(recipe)
@@ -82,9 +85,9 @@ def disk(recipe: Recipe, plans: Sequence[StagePlan]) -> dict[str, int]:
             continue
         longest = max(plan.task_steps.values(), default=plan.steps or 0)
         kept = min(stage.keep_checkpoints, ceil(longest / stage.save_every))
-        points = len(plan.points) * len(stage.seeds) if isinstance(stage, FinetuneStage) else 0
-        models = (max(1, len(plan.task_steps)) + points) * memory.model_folder(size)
-        needs[f"stage {stage.id}"] = (kept + 1) * memory.checkpoint(size, recipe.engine) + models
+        at_once = min(len(plan.trainings), devices) or 1
+        models = (max(1, len(plan.task_steps)) + len(plan.trainings)) * memory.model_folder(size)
+        needs[f"stage {stage.id}"] = at_once * (kept + 1) * memory.checkpoint(size, recipe.engine) + models
     if any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages):
         here = [source for source in recipe.corpus.sources if not source.startswith("hub:")]
         what = "token store" if here == list(recipe.corpus.sources) else "token store, without hub: texts"
@@ -93,8 +96,8 @@ def disk(recipe: Recipe, plans: Sequence[StagePlan]) -> dict[str, int]:
 
 
 def _text_bytes(source: str) -> int:
-    """Size of a corpus source on this disk; 0 if it is not here, which preflight reports."""
+    """Size of a corpus source on this disk, unpacked; 0 if it is not here, which preflight reports."""
     try:
-        return sum(path.stat().st_size for path in files.expand(source))
+        return sum(path.stat().st_size * (UNPACKED if path.suffix in PACKED else 1) for path in files.expand(source))
     except (Refusal, OSError):
         return 0

@@ -14,31 +14,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.dashboard.display import silence
-from mux.recipe import Refusal
+from launcher.ending import FAILED, INTERRUPTED, REFUSED, ending
 
 if TYPE_CHECKING:
     from mux.predict import Predictor, Rows
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 STREAM = "-"
 
 imports = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Turn published models into model folders.")
 
 
 @contextmanager
-def ending(code: int) -> Iterator[None]:
-    """Print what is wrong as one block, without a traceback, and exit with `code`, or 1 for what the system refuses."""
+def model_work(code: int) -> Iterator[None]:
+    """`ending` for what loads models, without the progress bars of loading."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of loading weights
-    try:
+    logging.disable_progress_bar()
+    with ending(code):
         yield
-    except (Refusal, ValueError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(code) from None
-    except OSError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(FAILED) from None
 
 
 @imports.command("princeton")
@@ -56,7 +49,7 @@ def import_princeton(
 
     Example: mux import princeton muxbert_base_gaussian_hadamard_index_pos_2 models/muxbert_base_2
     """
-    with ending(REFUSED):
+    with model_work(REFUSED):
         from mux.hub.princeton import import_folder
 
         print(import_folder(source, destination, tokenizer))
@@ -79,7 +72,7 @@ def export_model(
 
     Example: mux export runs/quickstart models/topics --onnx
     """
-    with ending(REFUSED):
+    with model_work(REFUSED):
         from mux.hub.export import export, find_model
         from mux.hub.onnx import OnnxFailure
 
@@ -129,7 +122,7 @@ def predict(
 
     Example: mux predict runs/quickstart reviews.jsonl --output predicted.jsonl --copies 2
     """
-    with ending(REFUSED):
+    with model_work(REFUSED):
         from mux.hub.export import find_model
         from mux.predict import Predictor, Rows, output_kind
 
@@ -145,7 +138,7 @@ def write(predictor: Predictor, rows: Rows, output: str, format: str | None, tot
     """Predict, with a progress bar on stderr where that is a terminal."""
     from mux.predict import Interrupted, predict_file
 
-    with ending(FAILED):
+    with model_work(FAILED):
         try:
             with progress_bar(total) as progress:
                 done = predict_file(predictor, rows, output, format, progress)

@@ -6,18 +6,19 @@ Everything that can be known before the first process is derived here, once; a r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from itertools import groupby, product
+from collections.abc import Iterator, Sequence
+from itertools import count, groupby, product
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from launcher import footprint
 from mux.recipe import (
-    TASKS,
     EngineSection,
     FinetuneStage,
     Loaded,
+    ModelSection,
+    MuxologyStage,
     PretrainStage,
     Problem,
     Recipe,
@@ -26,10 +27,11 @@ from mux.recipe import (
     Stage,
     ThroughputStage,
     TrainingStage,
+    definition_of,
     digest,
 )
 from mux.recipe.digest import resolved
-from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan
+from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan, TrainingPlan
 
 MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
 NEVER = 10**9  # DeepSpeed's own progress lines; ours are events
@@ -43,6 +45,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "evaluate": ("finetune",),
     "ensemble": ("finetune",),
     "throughput": (),  # random weights are as fast as any
+    "muxology": PRETRAINING,
 }
 
 
@@ -58,6 +61,7 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
         stages.append(_stage(recipe, stage, stages, cluster, problems))
     if problems:
         raise Refusal(problems)
+    size = footprint.parameters(recipe)
     return Plan(
         name=recipe.name,
         directory=os.path.abspath(directory),
@@ -66,10 +70,11 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
         provenance=dict(loaded.provenance),
         cluster=cluster,
         stages=tuple(stages),
-        jobs=_jobs(recipe, cluster),
-        parameters=size.total if (size := footprint.parameters(recipe)) else None,
+        jobs=tuple(_jobs(recipe, cluster, stages)),
+        model=_model(recipe.model, size.total if size else None),
+        parameters=size.total if size else None,
         memory=footprint.memory_rows(recipe, stages),
-        disk_bytes=sum(footprint.disk(recipe, stages).values()),
+        disk_bytes=sum(footprint.disk(recipe, stages, cluster.devices).values()),
     )
 
 
@@ -91,13 +96,60 @@ def placement(stage: Stage, cluster: Cluster) -> tuple[Host, ...]:
     return cluster.hosts if stage.everywhere else (cluster.hosts[0].model_copy(update={"slots": 1}),)
 
 
-def _jobs(recipe: Recipe, cluster: Cluster) -> tuple[JobPlan, ...]:
-    """Consecutive stages with one placement share the start of their processes."""
-    groups = groupby(recipe.stages, key=lambda stage: placement(stage, cluster))
-    return tuple(
-        JobPlan(id=number, stages=tuple(stage.id for stage in stages), hosts=hosts)
-        for number, (hosts, stages) in enumerate(groups)
-    )
+def _jobs(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Iterator[JobPlan]:
+    """Consecutive stages with one placement share the start of their processes, one phase after the other.
+
+    Trainings of a fine-tuning stage are a phase before it, on a device each; the stage itself then chooses among them.
+    """
+    numbers, phases = count(), count()
+    devices = list(_devices(cluster))
+    for hosts, stages in groupby(recipe.stages, key=lambda stage: placement(stage, cluster)):
+        together: list[str] = []
+        for stage in stages:
+            shares = _shares(next(plan for plan in plans if plan.id == stage.id).trainings, len(devices))
+            if len(shares) > 1:
+                if together:
+                    yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
+                    together = []
+                phase = next(phases)
+                for rank, share in enumerate(shares):
+                    yield JobPlan(id=next(numbers), phase=phase, stages=(stage.id,), hosts=(devices[rank],),
+                                  trainings=share, first_rank=rank)
+            together.append(stage.id)
+        yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
+
+
+def _devices(cluster: Cluster) -> Iterator[Host]:
+    """Each device by itself, in rank order."""
+    for host in cluster.hosts:
+        for slot in range(host.first_slot, host.first_slot + host.slots):
+            yield host.model_copy(update={"slots": 1, "first_slot": slot})
+
+
+def _shares(trainings: Sequence[TrainingPlan], devices: int) -> list[tuple[str, ...]]:
+    """The trainings' names packed over at most so many devices: the longest first, each on the device that is free
+    first; within a share as they stand in the stage, so that a task's rows are read once."""
+    shares: list[list[TrainingPlan]] = [[] for _ in range(min(devices, len(trainings)))]
+    for training in sorted(trainings, key=_work, reverse=True):
+        min(shares, key=lambda share: sum(map(_work, share))).append(training)
+    return [tuple(training.name for training in sorted(share, key=trainings.index)) for share in shares]
+
+
+def _work(training: TrainingPlan) -> int:
+    """Groups that a training reads."""
+    return training.steps * training.point.batch
+
+
+def _model(model: ModelSection, parameters: int | None) -> dict[str, Any]:
+    """What results.json says about the model."""
+    own = model.family != "hub"  # else all but its source is the encoder's own
+    return {
+        "family": model.family, "source": model.source, "N": model.N, "parameters": parameters,
+        "size": model.size_name if own else None, "layers": model.shape.layers if own else None,
+        "hidden": model.shape.hidden if own else None,
+        "multiplexer": model.multiplexer if own and model.multiplexed else None,
+        "demultiplexer": model.demultiplexer if own and model.multiplexed else None, "compat": model.compat,
+    }
 
 
 # --- one stage ------------------------------------------------------------------------------------
@@ -120,8 +172,10 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: 
     if isinstance(stage, FinetuneStage):
         points = _points(recipe.engine, stage, hosts, problems)
         steps = _task_steps(recipe, stage)
-        once = len(points) == len(stage.seeds) == len(steps) == 1
-        update |= {"points": points, "task_steps": steps, "steps": max(steps.values()) if once else None}
+        trainings = tuple(TrainingPlan(task=task, seed=seed, point=point, steps=steps[task])
+                          for task, point, seed in product(steps, points, stage.seeds))
+        update |= {"points": points, "task_steps": steps, "trainings": trainings,
+                   "steps": trainings[0].steps if len(trainings) == 1 else None}
     else:
         update["steps"] = stage.steps
     return plan.model_copy(update=update)
@@ -134,18 +188,20 @@ def _sequence_length(recipe: Recipe, stage: Stage, source: str | None,
         return recipe.corpus.sequence_length
     if isinstance(stage, FinetuneStage | ThroughputStage):
         return stage.sequence_length
+    if isinstance(stage, MuxologyStage):
+        return stage.sequence_length or recipe.corpus.sequence_length
     return next((plan.sequence_length for plan in earlier if plan.id == source), None)
 
 
 def _source(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan]) -> str | None:
     """Where the stage's model comes from: `from` as given, else the nearest earlier stage with one it takes, else,
-    for a fine-tuning, the encoder that [model] names as its source.
+    for fine-tuning and muxology, the encoder that [model] names as its source.
 
     None: new weights.
     """
     if stage.from_ is not None:
         return stage.from_
-    encoder = recipe.model.source if isinstance(stage, FinetuneStage) else None
+    encoder = recipe.model.source if isinstance(stage, FinetuneStage | MuxologyStage) else None
     return next((plan.id for plan in reversed(earlier) if plan.kind in TAKES[stage.kind]), encoder)
 
 
@@ -208,7 +264,7 @@ def _task_steps(recipe: Recipe, stage: FinetuneStage) -> dict[str, int]:
     found: dict[str, int] = {}
     for task in stage.tasks:
         own = stage.steps.get(task) if isinstance(stage.steps, dict) else stage.steps
-        steps = own or (TASKS | recipe.tasks.define)[task].steps
+        steps = own or definition_of(task, recipe.tasks).steps
         assert steps is not None, f"mux.recipe.checks let task {task} pass without steps"
         found[task] = steps
     return found

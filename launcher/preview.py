@@ -56,8 +56,7 @@ def model_name(model: ModelSection) -> str:
     """For people: "bert TINY, N = 2"."""
     if model.family == "hub":
         return f"{model.source}, N = {model.N}"
-    size = model.size if isinstance(model.size, str) else f"{model.size.layers} x {model.size.hidden}"
-    return f"{model.family} {size}, N = {model.N}"
+    return f"{model.family} {model.size_name}, N = {model.N}"
 
 
 def number(value: float) -> str:
@@ -132,6 +131,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
             ranks = host["ranks"]
             span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
             yield f"|- {host['name']:<{wide}}  {span}"
+        for name in job.trainings:
+            yield f"|- training {name}"
         for position, stage_id in enumerate(job.stages):
             stage = plan.stage(stage_id)
             branch = "`-" if position == len(job.stages) - 1 else "|-"
@@ -200,7 +201,7 @@ def _commands(plan: Plan) -> Iterator[str]:
         yield f"job {job.id}:"
         argvs = process.host_commands(plan, job, port=None)
         for host, argv in zip(job.hosts, argvs, strict=True):
-            variables = process.variables(plan, host) if host.local else {}  # else they are in it already
+            variables = process.variables(plan, job, host) if host.local else {}  # else they are in it already
             settings = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []
             yield shlex.join([*settings, *argv])
 
@@ -222,7 +223,7 @@ def _disk(plan: Plan, recipe: Recipe) -> Iterator[str]:
     if parameters(recipe) is None:
         yield "checkpoints and models: not known before the encoder is fetched"
         return
-    rows = disk(recipe, plan.stages) | {"at most": plan.disk_bytes}
+    rows = disk(recipe, plan.stages, plan.cluster.devices) | {"at most": plan.disk_bytes}
     wide = max(map(len, rows))
     yield from (f"{what:<{wide}}  {_bytes(size):>12}" for what, size in rows.items())
 
@@ -241,7 +242,7 @@ def _layout(plan: Plan, recipe: Recipe) -> Iterator[str]:
         tasks = stage.tasks if isinstance(stage, FinetuneStage) else ()
         if isinstance(stage, RetrievalStage | PretrainStage):
             rows.append((f"{stage.id}/checkpoints/", "to resume from"))
-        rows += [(f"{stage.id}/{task}/points/", "each training with its checkpoints") for task in tasks]
+        rows += [(f"{stage.id}/{task}/trainings/", "each: result, predictions") for task in tasks]
         rows += [(f"{stage.id}/{task}/model/", "for AutoModel.from_pretrained") for task in tasks if several]
         if isinstance(stage, TrainingStage) and not several:
             rows.append((f"{stage.id}/model/", "for AutoModel.from_pretrained"))

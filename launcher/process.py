@@ -50,9 +50,10 @@ def node_command(plan: Plan, job: JobPlan, host_index: int, master: str, port: i
 def devices(host: Host) -> list[int] | list[str]:
     """What the host's ranks see as their devices: of this machine's, those that CUDA_VISIBLE_DEVICES leaves."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    taken = slice(host.first_slot, host.first_slot + host.slots)
     if host.local and chosen and chosen != "-1":
-        return chosen.split(",")[: host.slots]
-    return list(range(host.slots))
+        return chosen.split(",")[taken]
+    return list(range(taken.stop))[taken]
 
 
 def remote_command(host: Host, argv: list[str], variables: dict[str, str], directory: str) -> list[str]:
@@ -63,9 +64,11 @@ def remote_command(host: Host, argv: list[str], variables: dict[str, str], direc
             "-o", "ServerAliveCountMax=3", "--", host.name, f"cd {shlex.quote(directory)} && exec {words}"]
 
 
-def variables(plan: Plan, host: Host) -> dict[str, str]:
-    """What the ranks of a host find in their environment besides what is there already."""
-    threads = max(1, len(os.sched_getaffinity(0)) // host.slots) if plan.cluster.device == "cpu" else 4
+def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
+    """What the ranks of a job's host find in their environment besides what is there already."""
+    neighbours = sum(other.slots for beside in plan.jobs if beside.phase == job.phase
+                     for other in beside.hosts if other.name == host.name)
+    threads = max(1, len(os.sched_getaffinity(0)) // neighbours) if plan.cluster.device == "cpu" else 4
     own = {
         "DS_ACCELERATOR": plan.cluster.device,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
@@ -83,7 +86,7 @@ def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]
         argv = node_command(plan, job, index, master, port)
         if not host.local:
             forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-            argv = remote_command(host, argv, forwarded | variables(plan, host), os.getcwd())
+            argv = remote_command(host, argv, forwarded | variables(plan, job, host), os.getcwd())
         commands.append(argv)
     return commands
 
@@ -114,8 +117,8 @@ class JobProcesses:
         self._most_ranks: dict[int, int] = {}  # by the node's process id: children seen at once
         try:
             for host, argv in zip(job.hosts, host_commands(plan, job, free_port(job)), strict=True):
-                log = run.logs / f"{host.name}.node.log"
-                environment = os.environ | variables(plan, host)
+                log = run.node_log(host.name, job)
+                environment = os.environ | variables(plan, job, host)
                 self._nodes.append(start(argv, log, environment))
         except BaseException:
             self.kill()

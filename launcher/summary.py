@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,10 +14,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from launcher.dashboard.display import BROKEN, silence
-from launcher.dashboard.figures import clean, count, decimal, fraction, short
+from launcher.dashboard.figures import clean, count, decimal, fraction, percent, short
 from launcher.dashboard.rows import DIM, Column, ends, padded, panel, table
 from launcher.dashboard.screen import STATUS
-from launcher.dashboard.sentences import spread
+from launcher.dashboard.sentences import is_plainest, spread
 from launcher.dashboard.terminal import Terminal
 from launcher.preview import model_name
 from mux.recipe.schema import ModelSection
@@ -24,6 +25,7 @@ from mux.run import Plan
 
 WIDEST = 100  # columns
 ROWS_PER_SLOT = 32  # the batch of a pipeline is this many groups
+THROUGHPUT_ROWS = 10
 
 ACCURACY = {"retrieval": "retrieval accuracy", "pretrain": "masked-token accuracy"}
 ELECTRA_ACCURACY = ACCURACY | {"pretrain": "replaced-token accuracy"}
@@ -70,10 +72,15 @@ class Summary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(20, min(options.max_width, WIDEST))
         yield self._head(width)
-        for title, rows in (("what was learnt", self._learnt(width - 4)), ("copies", self._copies(width - 4)),
-                            ("throughput", self._throughput(width - 4))):
+        for title, rows in (("what was learnt", self._learnt(width - 4)),
+                            ("compositions into groups", self._compositions(width - 4)),
+                            ("copies", self._copies(width - 4)), ("throughput", self._throughput(width - 4)),
+                            ("muxology", self._muxology(width - 4))):
             if rows:
                 yield panel(title, rows, width).content
+        if any(_tasks(entry) or entry.get("rows") for entry in self.stages):
+            yield Text(f"\nA page of all this, beside the paper's numbers: mux report "
+                       f"{clean(shlex.quote(_shown(self.directory)))}", overflow="fold")
         yield from self._use(options.max_width)
 
     def _head(self, width: int) -> RenderableType:
@@ -96,23 +103,23 @@ class Summary:
                 loss = f"loss {short(entry.get('loss'))}, {count(entry.get('steps'))} steps"
                 rows.append((stage, what, fraction(entry["accuracy"]), _number(entry.get("majority")), loss))
             for task, row in _tasks(entry):
-                tickets = f"over {len(row['tickets'])} tickets" if row.get("tickets") else ""
-                if len(row.get("seeds") or ()) > 1:
-                    tickets += f", first of {len(row['seeds'])} seeds"
-                if len(row.get("search") or ()) > 1:
-                    tickets += f", best of {len(row['search'])} points on these rows"
-                rows.append((stage, f"{task} {clean(row.get('metric', ''))}", _mean(row),
-                             _number(row.get("majority")), tickets))
+                parts = {task: row} | {f"{task} {clean(name)}": part for name, part in _dict(row.get("also")).items()
+                                       if isinstance(part, dict)}
+                rows += [(stage, f"{name} {clean(part.get('metric', ''))}", _mean(part), _number(part.get("majority")),
+                          _how(row) if part is row else "") for name, part in parts.items()]
+            rows += [(stage, f"average {clean(name)}", fraction(value), "", "")
+                     for name, value in _dict(entry.get("averages")).items()]
         if not rows:
             return []
         stages, whats, values, majorities, details = zip(*rows, strict=True)
-        return _fit(table([
+        chosen = [Text(line, DIM) for entry in self.stages for how in _chosen(entry) for line in _wrap(how, width)]
+        return _fit([*table([
             Column("stage", _texts(stages), worth=3),
             Column("", _texts(whats), worth=9),
             Column("held out", _texts(values, "bold"), right=True, worth=8),
             Column("majority", _texts(majorities), right=True, worth=7),
             Column("", _texts(details, DIM), worth=1),
-        ], width), width)
+        ], width), *chosen], width)
 
     def _copies(self, width: int) -> list[Text]:
         rows = [(clean(copies), task, row) for entry in self.stages
@@ -128,10 +135,43 @@ class Summary:
             Column("instances/s", _texts(_speed(row) for _, _, row in rows), True, 7),
         ], width), width)
 
-    def _throughput(self, width: int) -> list[Text]:
-        rows = [row for entry in self.stages for row in entry.get("rows") or () if isinstance(row, dict)]
+    def _compositions(self, width: int) -> list[Text]:
+        rows = [(clean(name), task, row) for entry in self.stages
+                for name, result in _dict(entry.get("compositions")).items()
+                for task, row in _tasks(_dict(result))]
         if not rows:
             return []
+        return _fit(table([
+            Column("groups", _texts(name for name, _, _ in rows), worth=9),
+            Column("", _texts(f"{task} {clean(row.get('metric', ''))}" for _, task, row in rows), worth=6),
+            Column("mean ± std", _texts((_mean(row) for _, _, row in rows), "bold"), True, 8),
+            Column("best ticket", _texts(_number(row.get("max")) for _, _, row in rows), True, 5),
+            Column("padding", _texts(percent(row.get("padding")) for _, _, row in rows), True, 7),
+            Column("instances/s", _texts(_speed(row) for _, _, row in rows), True, 4),
+        ], width), width)
+
+    def _muxology(self, width: int) -> list[Text]:
+        """The first and the last layer; the report draws all."""
+        rows = [row for entry in self.stages for row in entry.get("models") or ()
+                if isinstance(row, dict) and row.get("layers")]
+        if not rows:
+            return []
+
+        def ends_of(key: str) -> Iterator[Text]:
+            return (Text(" → ".join(short(row["layers"][at].get(key)) for at in (0, -1))) for row in rows)
+
+        return _fit(table([
+            Column("model", _texts(clean(row.get("name", "")) for row in rows), worth=9),
+            Column("layers", _texts(str(len(row["layers"])) for row in rows), True, 5),
+            Column("mean |activation|", list(ends_of("mean_abs")), True, 8),
+            Column("attention entropy", list(ends_of("attention_entropy")), True, 7),
+        ], width), width)
+
+    def _throughput(self, width: int) -> list[Text]:
+        everything = [row for entry in self.stages for row in entry.get("rows") or () if isinstance(row, dict)]
+        if not everything:
+            return []
+        rows = ([row for row in everything if is_plainest(row)] or everything)[:THROUGHPUT_ROWS]
         ours = [row for row in rows if row.get("N") == self.N > 1 and row.get("ratio_to_n1")]
         lines = table([
             Column("model", _texts(clean(row.get("model", "")) for row in rows), worth=9),
@@ -140,6 +180,9 @@ class Summary:
             Column("x N = 1", _texts((_ratio(row.get("ratio_to_n1")) for row in rows), "bold"), True, 7),
             Column("x BERT BASE", _texts(_ratio(row.get("ratio_to_bert_base")) for row in rows), True, 6),
         ], width)
+        if len(rows) < len(everything):
+            more = f"… {len(everything) - len(rows)} more rows: other heads, batches and modes"
+            lines += [Text(line, DIM) for line in _wrap(more, width)]
         lines += [Text(line, DIM) for line in _wrap(_conditions(rows[0]), width)]
         for row in ours[:1]:
             base = row.get("ratio_to_bert_base")
@@ -208,6 +251,23 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _texts(values: Any, style: str = "") -> list[Text]:
     return [Text(value, style) for value in values]
+
+
+def _how(row: Entry) -> str:
+    """`over 5 tickets, first of 3 seeds`."""
+    parts = [f"over {len(row['tickets'])} tickets"] if row.get("tickets") else []
+    if len(row.get("seeds") or ()) > 1:
+        parts.append(f"first of {len(row['seeds'])} seeds")
+    return ", ".join(parts)
+
+
+def _chosen(entry: Entry) -> list[str]:
+    """`sst2, rte: best of 4 points by held-out train rows (10 %)`."""
+    by: dict[str, list[str]] = {}
+    for task, row in _tasks(entry):
+        if on := _dict(row.get("chosen")).get("on"):
+            by.setdefault(f"best of {len(row.get('search') or ())} points by {clean(on)}", []).append(task)
+    return [f"{', '.join(tasks)}: {how}" for how, tasks in by.items()]
 
 
 def _mean(row: Entry) -> str:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
+from launcher.attempt import Attempt
 from launcher.dashboard import Display
 from launcher.preview import model_name
-from launcher.process import JobProcesses
 from mux.event import (
-    CheckpointSaved,
     Event,
     EventReader,
     EventWriter,
-    Heartbeat,
-    JobEnded,
-    JobStarted,
     Notice,
-    RankFailed,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -30,26 +27,10 @@ from mux.event import (
     encode,
 )
 from mux.recipe.schema import ModelSection
-from mux.run import JobPlan, Plan, RunDirectory
+from mux.run import JobPlan, Plan, RunDirectory, StagePlan
 
 FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 75, 130
 LOOK_SECONDS = 0.1
-LAST_WORDS_SECONDS = 10.0  # for the other ranks to end after one has failed
-BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
-
-
-@dataclass
-class Attempt:
-    """What became known of one start of a job."""
-
-    stopped: StopAgreed | None = None
-    failures: list[RankFailed] = field(default_factory=list)
-    failing_since: float | None = None  # a rank has failed or is gone
-    acknowledged: bool = False  # a request to stop, on the dashboard
-    progressed: bool = False  # a checkpoint was saved or a stage done
-    seen: dict[tuple[str, int], float] = field(default_factory=dict)  # (host, rank) -> when it last said anything
-    beats: dict[tuple[str, int], float] = field(default_factory=dict)  # ... -> when a heartbeat was last passed on
-    reported: set[tuple[str, int]] = field(default_factory=set)  # silent ranks that a notice has named
 
 
 class Supervisor:
@@ -57,8 +38,9 @@ class Supervisor:
         self.run, self.plan, self.display, self.resumed = run, plan, display, resumed
         self.events = EventWriter(run.events)
         self.asked: list[str] = []  # names of the signals that asked for a stop
-        cluster = plan.recipe["cluster"]
-        self.max_restarts, self.heartbeat_seconds = cluster["max_restarts"], cluster["heartbeat_seconds"]
+        self.acknowledged = False  # a request to stop, on the dashboard
+        self.attempts: dict[int, int] = {}  # how often each job was started
+        self.max_restarts: int = plan.recipe["cluster"]["max_restarts"]
 
     def execute(self) -> int:
         """Run to the end of the plan, or as far as it goes; the exit status of `mux-launch`."""
@@ -74,8 +56,8 @@ class Supervisor:
         return code
 
     def _jobs(self, started: float) -> int:
-        for job in self.plan.jobs:
-            code = self._until_done(job)
+        for _, jobs in groupby(self.plan.jobs, key=lambda job: job.phase):
+            code = self._phase([job for job in jobs if not self.run.done(job)])
             if code != FINISHED:
                 return code
         whole = all(self.run.stage_result(stage.id).exists() for stage in self.plan.stages)
@@ -83,65 +65,86 @@ class Supervisor:
         self.say(RunFinished(seconds=round(time.monotonic() - started, 2)))
         return FINISHED
 
-    def _until_done(self, job: JobPlan) -> int:
-        """Start a job as often as `cluster.max_restarts` allows without progress; once, if its input is at fault."""
-        failures = 0
-        for attempt in range(1, 1_000_000):
-            if self._done(job):
-                return FINISHED
-            if self._stop_asked():
-                return self._stopped("between jobs")
-            outcome, code = self._attempt(job, attempt)
-            if self._interrupted_again():
-                return self._failed(INTERRUPTED, code, "interrupted twice: ended without saving")
-            if outcome.stopped is not None:
-                step = f" at step {outcome.stopped.step}" if outcome.stopped.step is not None else ""
-                return self._stopped(f"{outcome.stopped.stage}{step}")
-            if self._done(job):
-                return FINISHED
-            if not self._stop_asked():
-                # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
-                self.run.stop_request.unlink(missing_ok=True)
-            reason = self._reason(outcome, code)
-            failures = 1 if outcome.progressed else failures + 1
-            if failures > self.max_restarts or any(failed.input_at_fault for failed in outcome.failures):
-                return self._failed(FAILED, code, reason)
-            pause = min(60.0, 2.0**failures)
-            self.say(Notice(level="error", text=f"starting again in {pause:.0f} s ({failures} of {self.max_restarts} "
-                                                f"without progress), since {reason}"))
-            self._pause(pause)
-        raise AssertionError("unreachable")
-
-    def _attempt(self, job: JobPlan, number: int) -> tuple[Attempt, int]:
-        """Start the job's processes and stay with them to their end."""
-        outcome, readers = Attempt(), self._readers(job)
-        self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number))
-        processes = JobProcesses(self.plan, job, self.run)
+    def _phase(self, jobs: list[JobPlan]) -> int:
+        """Run jobs at the same time until all are done. Each starts as often as `cluster.max_restarts` allows without
+        progress; once, if its input is at fault. The first that fails for good stops the others, who save first."""
+        due = {job.id: 0.0 for job in jobs}  # when a job that is not running starts
+        live: list[Attempt] = []
+        failures = dict.fromkeys(due, 0)
+        stopped: list[StopAgreed] = []
+        failed: tuple[int, str] | None = None
         try:
-            while (code := processes.poll()) is None:
-                self._listen(readers, outcome)
-                self._name_silent(outcome)
-                if self._stop_asked() and not outcome.acknowledged:
-                    outcome.acknowledged = True
-                    self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
-                self.display.tick(time.time())
-                if self._interrupted_again():
-                    processes.kill()
-                if outcome.failing_since is None and (outcome.failures or processes.ranks_lost()):
-                    outcome.failing_since = time.monotonic()
-                if outcome.failing_since and time.monotonic() - outcome.failing_since > LAST_WORDS_SECONDS:
-                    processes.end()
+            while due or live:
+                ending = self._stop_asked() or bool(stopped) or failed is not None
+                for job in [job for job in jobs if ending or due.get(job.id, math.inf) <= time.monotonic()]:
+                    due.pop(job.id, None)
+                    if not ending:
+                        live.append(self._start(job))
+                self._look_after(live)
+                for attempt in [attempt for attempt in live if attempt.code is not None]:
+                    live.remove(attempt)
+                    match self._after(attempt, failures):
+                        case float(moment):
+                            due[attempt.job.id] = moment
+                        case StopAgreed() as stop:
+                            stopped.append(stop)
+                        case (int(), str()) as failure:
+                            failed = failed or failure
+                            self.run.ask_to_stop("launcher: a job has failed")
                 time.sleep(LOOK_SECONDS)
         finally:
-            processes.kill()
-        self._listen(readers, outcome)
-        self.say(JobEnded(job=job.id, code=code))
-        return outcome, code
+            for attempt in live:
+                attempt.kill()
+        return self._verdict(jobs, failed, stopped)
 
-    def _readers(self, job: JobPlan) -> list[EventReader]:
-        """Readers of what the ranks will say from now on."""
-        paths = [self.run.rank_events(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
-        return [EventReader(path, path.stat().st_size if path.exists() else 0) for path in paths]
+    def _look_after(self, live: list[Attempt]) -> None:
+        for attempt in live:
+            attempt.look()
+            if self._interrupted_again():
+                attempt.kill()
+        if live and self._stop_asked() and not self.acknowledged:
+            self.acknowledged = True
+            self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
+        self.display.tick(time.time())
+
+    def _verdict(self, jobs: list[JobPlan], failed: tuple[int, str] | None, stopped: list[StopAgreed]) -> int:
+        """What the end of a phase's last job means for the run."""
+        if failed is not None:
+            return self._failed(INTERRUPTED if self._interrupted_again() else FAILED, *failed)
+        if all(self.run.done(job) for job in jobs):
+            return FINISHED
+        places = [f"{one.stage}{f' at step {one.step}' if one.step is not None else ''}" for one in stopped]
+        return self._stopped(", ".join(places) or "between jobs")
+
+    def _start(self, job: JobPlan) -> Attempt:
+        self.attempts[job.id] = self.attempts.get(job.id, 0) + 1
+        return Attempt(self.run, self.plan, job, self.attempts[job.id], self._heard)
+
+    def _heard(self, event: Event) -> None:
+        self.say(event)
+        if isinstance(event, StageDone):
+            self.run.write_results("running")
+
+    def _after(self, attempt: Attempt, failures: dict[int, int]) -> float | StopAgreed | tuple[int, str] | None:
+        """What follows from a job's end: nothing (it is done), when it starts again, that it stopped as it was asked
+        to, or that the run fails with (code, reason)."""
+        job, code = attempt.job, attempt.code or 0
+        if self._interrupted_again():
+            return code, "interrupted twice: ended without saving"
+        if attempt.stopped is not None:
+            return attempt.stopped
+        if self.run.done(job):
+            return None
+        if not self._stop_asked():
+            # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
+            self.run.stop_request.unlink(missing_ok=True)
+        failures[job.id] = 1 if attempt.progressed else failures[job.id] + 1
+        if failures[job.id] > self.max_restarts or attempt.input_at_fault:
+            return code, attempt.reason()
+        pause = min(60.0, 2.0 ** failures[job.id])
+        self.say(Notice(level="error", text=f"starting again in {pause:.0f} s ({failures[job.id]} of "
+                                            f"{self.max_restarts} without progress), since {attempt.reason()}"))
+        return time.monotonic() + pause
 
     def _unheard(self) -> list[Event]:
         """What ranks of an earlier start said after its launcher was killed, in the order of their clocks."""
@@ -152,66 +155,6 @@ class Supervisor:
             merged = [index for index, event in enumerate(said) if encode(event) == last.get((event.host, event.rank))]
             unheard += said[merged[-1] + 1 :] if merged else said
         return sorted(unheard, key=lambda event: event.time)
-
-    def _listen(self, readers: list[EventReader], outcome: Attempt) -> None:
-        for reader in readers:
-            for event in reader.read():
-                if event.host is not None and event.rank is not None:
-                    # Age by our own clock: the hosts' clocks need not agree.
-                    outcome.seen[event.host, event.rank] = time.monotonic()
-                    outcome.reported.discard((event.host, event.rank))
-                if not (isinstance(event, Heartbeat) and self._heard_lately(event, outcome, len(readers))):
-                    self.say(event)
-                match event:
-                    case StopAgreed():
-                        outcome.stopped = event
-                    case RankFailed():
-                        outcome.failures.append(event)
-                    case StageDone():
-                        outcome.progressed = True
-                        self.run.write_results("running")
-                    case CheckpointSaved():
-                        outcome.progressed = True
-
-    def _heard_lately(self, beat: Heartbeat, outcome: Attempt, ranks: int) -> bool:
-        """Thin out heartbeats: however many ranks there are, the log grows by a few of them a second."""
-        who, now = (beat.host or "", beat.rank or 0), time.monotonic()
-        if now - outcome.beats.get(who, float("-inf")) < ranks * BEAT_SECONDS_PER_RANK:
-            return True
-        outcome.beats[who] = now
-        return False
-
-    def _name_silent(self, outcome: Attempt) -> None:
-        for (host, rank), seen in outcome.seen.items():
-            silent = time.monotonic() - seen
-            if silent > self.heartbeat_seconds and (host, rank) not in outcome.reported:
-                outcome.reported.add((host, rank))
-                self.say(Notice(level="warning", text=f"rank {rank} on {host} has been silent for {silent:.0f} s"))
-
-    def _reason(self, outcome: Attempt, code: int) -> str:
-        if outcome.failures:
-            # The first to fail, and among those the one that knows why: the others only lost their peer.
-            failed = min(outcome.failures, key=lambda event: (not event.input_at_fault, event.time))
-            gone = set(outcome.seen) - {(event.host, event.rank) for event in outcome.failures}
-            if len(gone) == 1 and not failed.input_at_fault:
-                host, rank = gone.pop()
-                log = self.run.rank_log(host, rank)
-                return f"rank {rank} on {host} ended without a word ({signal_name(code)}); see {log}"
-            return (f"rank {failed.rank} on {failed.host}: {failed.error} "
-                    f"(see {self.run.rank_log(failed.host or '', failed.rank or 0)})")
-        if code == 0:
-            return "the processes ended without finishing their stages"
-        words = self._last_words()
-        return f"the processes ended with {signal_name(code)}{': ' + words if words else ''} (see {self.run.logs})"
-
-    def _last_words(self) -> str:
-        """The last line that a node's launcher, or the ssh to it, has printed."""
-        logs = sorted(self.run.logs.glob("*.node.log"), key=lambda path: path.stat().st_mtime)
-        lines = logs[-1].read_text(errors="replace").split("\n") if logs else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-    def _done(self, job: JobPlan) -> bool:
-        return all(self.run.stage_result(stage).exists() for stage in job.stages)
 
     def _stopped(self, where: str) -> int:
         self.run.write_results("stopped")
@@ -226,11 +169,21 @@ class Supervisor:
 
     def _run_started(self) -> RunStarted:
         model = ModelSection.model_validate(self.plan.recipe["model"])
-        widest = max(self.plan.jobs, key=lambda job: job.world_size)
-        stages = [{"id": stage.id, "kind": stage.kind, "steps": stage.steps,
-                   "done": self.run.stage_result(stage.id).exists()} for stage in self.plan.stages]
+        stages = [self._announced(stage) for stage in self.plan.stages]
+        cluster = JobPlan(id=0, phase=0, stages=(), hosts=self.plan.cluster.hosts)
         return RunStarted(name=self.plan.name, directory=self.plan.directory, N=model.N, stages=stages,
-                          model=model_name(model), hosts=widest.ranks(), resumed=self.resumed)
+                          model=model_name(model), hosts=cluster.ranks(), resumed=self.resumed)
+
+    def _announced(self, stage: StagePlan) -> dict[str, Any]:
+        """A stage as RunStarted has it."""
+        entry = {"id": stage.id, "kind": stage.kind, "steps": stage.steps,
+                 "done": self.run.stage_result(stage.id).exists()}
+        trainings = [
+            {"name": training.name, "task": training.task, "seed": training.seed, "steps": training.steps,
+             "learning_rate": training.point.learning_rate, "batch": training.point.batch,
+             "done": self.run.training_result(stage.id, training.name).exists()}
+            for training in stage.trainings]
+        return entry | ({"trainings": trainings} if trainings else {})
 
     def say(self, event: Event) -> None:
         self.events.write(event)
@@ -242,12 +195,6 @@ class Supervisor:
     def _interrupted_again(self) -> bool:
         """Ctrl-C after a stop was asked for already: end at once."""
         return "SIGINT" in self.asked[1:]
-
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._stop_asked():
-            self.display.tick(time.time())
-            time.sleep(LOOK_SECONDS)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -263,11 +210,3 @@ class Supervisor:
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked.append(signal.Signals(number).name)
         self.run.ask_to_stop(f"launcher: {self.asked[-1]}")
-
-
-def signal_name(code: int) -> str:
-    """What a process's return code says: "exit code 1", "SIGKILL"."""
-    for number in (-code, code - 128, 256 - code):
-        if 0 < number < 65 and number in set(signal.Signals):
-            return signal.Signals(number).name
-    return f"exit code {code}"

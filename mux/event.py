@@ -40,7 +40,9 @@ class RunStarted(Event):
     directory: str
     model: str  # for people: "bert TINY, N = 2"
     N: int
-    stages: list[dict[str, Any]]  # [{"id", "kind", "steps" (None where a stage has none), "done" (bool)}]
+    # [{"id", "kind", "steps" (None where a stage has none), "done" (bool)}]; fine-tuning has "trainings", too:
+    # [{"name", "task", "seed", "learning_rate", "batch", "steps", "done"}]
+    stages: list[dict[str, Any]]
     hosts: list[dict[str, Any]]  # [{"name", "ranks": [0, 1]}], the widest placement of the plan
     resumed: bool = False  # an earlier, unfinished start of this run goes on
 
@@ -143,6 +145,7 @@ class StepDone(Event):
     seconds_compute: float = 0.0
     seconds_save: float = 0.0
     task: str | None = None  # the fine-tuning task
+    training: str | None = None  # ... with its seed and its point of the search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +175,31 @@ class Evaluated(Event):
     std: float
     majority: float | None = None  # of always naming the most frequent class
     copies: int = 1
+    composition: str = "random"  # who shares a group
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStarted(Event):
+    """One training of a fine-tuning stage: a task with a seed at a point of the search, on one device."""
+
+    stage: str
+    training: str  # "sst2/seed0_lr2e-05_batch32"
+    task: str
+    steps: int
+    from_step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDone(Event):
+    """`mean` is over tickets, of the rows on which the search chooses."""
+
+    stage: str
+    training: str
+    task: str
+    metric: str
+    mean: float
+    std: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

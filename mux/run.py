@@ -6,8 +6,10 @@ derived numbers. A rank derives nothing again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ class Host(Part):
     name: str
     slots: int
     local: bool = False
+    first_slot: int = 0  # of those that are taken
 
 
 class Cluster(Part):
@@ -48,6 +51,20 @@ class Point(Part):
     accumulation: int
 
 
+class TrainingPlan(Part):
+    """One training of a fine-tuning stage: a task with a seed at a point of the grid, on one device."""
+
+    task: str
+    seed: int
+    point: Point
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """"sst2/seed0_lr2e-05_batch32", also where its files are in the stage's folder."""
+        return f"{self.task}/seed{self.seed}_lr{self.point.learning_rate:g}_batch{self.point.batch}"
+
+
 class StagePlan(Part):
     """One stage with its batch arithmetic: batch = devices x micro_batch x accumulation, in groups."""
 
@@ -63,14 +80,21 @@ class StagePlan(Part):
     deepspeed: dict[str, Any] | None = None  # the DeepSpeed config; a stage with a search overrides its batch keys
     points: tuple[Point, ...] = ()  # finetune: the grid of the search; one point without a search
     task_steps: dict[str, int] = {}  # finetune: optimizer steps of each task, per seed and point; `steps` if only one
+    trainings: tuple[TrainingPlan, ...] = ()  # finetune: all of them, a task's in a row
 
 
 class JobPlan(Part):
-    """Consecutive stages with one placement, run by one set of DeepSpeed processes."""
+    """Consecutive stages with one placement, run by one set of DeepSpeed processes; or some trainings of one stage.
+
+    Jobs of one phase run at the same time, on devices of their own; phases follow each other.
+    """
 
     id: int
+    phase: int
     stages: tuple[str, ...]
     hosts: tuple[Host, ...]
+    trainings: tuple[str, ...] = ()  # these of its fine-tuning stage; none: whole stages
+    first_rank: int = 0  # what its first rank is called: the number of its device among all of the cluster
 
     @property
     def world_size(self) -> int:
@@ -78,7 +102,7 @@ class JobPlan(Part):
 
     def ranks(self) -> list[dict[str, Any]]:
         """[{"name": host, "ranks": [0, 1, ...]}] in rank order, as events carry it."""
-        rows, first = [], 0
+        rows, first = [], self.first_rank
         for host in self.hosts:
             rows.append({"name": host.name, "ranks": list(range(first, first + host.slots))})
             first += host.slots
@@ -91,6 +115,7 @@ class Plan(Part):
     directory: str  # absolute; on a disk that all hosts share
     recipe: dict[str, Any]  # the resolved recipe, as mux.recipe.Recipe takes it
     recipe_digest: str  # sha256 of the resolved recipe
+    model: dict[str, Any]  # for results.json: family, size, N and so on
     provenance: dict[str, str]  # dotted key -> "file:line" | "--set" | "default"
     cluster: Cluster
     stages: tuple[StagePlan, ...]
@@ -116,6 +141,7 @@ class RunDirectory:
         self.logs = self.path / "logs"
         self.lock = self.path / "lock"
         self.stop_request = self.path / "stop"
+        self.data_lock = self.logs / "data.lock"
 
     @property
     def cache(self) -> Path:
@@ -129,6 +155,39 @@ class RunDirectory:
         """Written last by a stage: a stage is done when this file exists."""
         return self.stage(stage_id) / "result.json"
 
+    def training(self, stage_id: str, name: str) -> Path:
+        """The folder of one training of a fine-tuning stage, while it is not chosen or passed over."""
+        task, _, rest = name.partition("/")
+        return self.stage(stage_id) / task / "trainings" / rest
+
+    def training_result(self, stage_id: str, name: str) -> Path:
+        """Written last by a training: it is done when this file exists."""
+        folder = self.training(stage_id, name)
+        return folder.with_name(f"{folder.name}.json")
+
+    def predictions(self, stage_id: str, name: str) -> Path:
+        """What the model of a training answered to its test rows."""
+        folder = self.training(stage_id, name)
+        return folder.with_name(f"{folder.name}.parquet")
+
+    def done(self, job: JobPlan) -> bool:
+        """Whether all that a job is for has its result."""
+        if job.trainings:
+            return all(self.training_result(job.stages[0], name).exists() for name in job.trainings)
+        return all(self.stage_result(stage).exists() for stage in job.stages)
+
+    def note_data(self, name: str, content_hash: str) -> str:
+        """Note a hash of the data in environment.json, unless there is one; the one that is there in the end.
+
+        Jobs on other devices note theirs at the same time, so a lock is held.
+        """
+        with open(os.open(self.data_lock, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)  # POSIX's, which shared disks know too
+            environment = read_json(self.environment)
+            known: str = environment["data"].setdefault(name, content_hash)
+            write_json(self.environment, environment)
+        return known
+
     def checkpoints(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "checkpoints"
 
@@ -140,6 +199,10 @@ class RunDirectory:
 
     def rank_events(self, host: str, rank: int) -> Path:
         return self.logs / f"{host}.{rank}.events.jsonl"
+
+    def node_log(self, host: str, job: JobPlan) -> Path:
+        """What the processes that start a job's ranks on a host print, or the ssh to it."""
+        return self.logs / f"{host}.{job.first_rank}.node.log"
 
     def ask_to_stop(self, who: str) -> None:
         write_text(self.stop_request, f"{who}\n")
@@ -174,7 +237,11 @@ class RunDirectory:
             done = read_json(self.stage_result(stage.id))
             stages.append({"id": stage.id, "kind": stage.kind, "status": "done", **done} if done
                           else {"id": stage.id, "kind": stage.kind, "status": "pending"})
-        results = {"schema": SCHEMA, "name": plan.name, "status": status, "stages": stages}
+        results = {
+            "schema": SCHEMA, "name": plan.name, "status": status, "model": plan.model,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"), "device": plan.cluster.device,
+            "devices": plan.cluster.devices, "stages": stages,
+        }
         write_json(self.results, results)
         return results
 
@@ -187,11 +254,15 @@ def pretrained_model(results: dict[str, Any]) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file whole or not at all, also when the machine stops in between; mode 0600."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)

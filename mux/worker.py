@@ -24,7 +24,7 @@ def main() -> None:
     run, job_id = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     plan = run.read_plan()
     job = plan.jobs[job_id]
-    rank = int(os.environ["RANK"])
+    rank = job.first_rank + int(os.environ["RANK"])
     host = host_of(job, rank)
     process.write_output_to(run.rank_log(host, rank))
     stop = process.StopFlag(run.stop_request)
@@ -46,7 +46,8 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         ranks = Ranks(recipe.cluster.collective_timeout_seconds)
         voice.gpu = ranks.gpu
         voice(RankStarted(pid=os.getpid(), device=ranks.device_name, job=job.id))
-        context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop)
+        context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop,
+                          trainings=job.trainings)
         try:
             for stage_id in job.stages:
                 if ranks.from_first(run.stage_result(stage_id).exists()):

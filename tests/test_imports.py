@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy"}
-LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size")  # what the launcher may import
+LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size", "mux.trace")  # what the launcher may import
 
 # layer -> what it may import of the project
 ALLOWED = {
@@ -15,17 +15,21 @@ ALLOWED = {
     "mux.event": (),
     "mux.run": (),
     "mux.size": (),
+    "mux.trace": (),
     "mux.rank": ("mux.event", "mux.run"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
-    "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model"),
+    "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model", "mux.trace"),
     "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
     "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),
+    "mux.report": ("mux.report", "mux.run", "mux.recipe", "mux.event"),
     "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
-                   "mux.rank"),
+                   "mux.rank", "mux.size"),
     "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.run", "mux.rank"),
     # Its heavy imports are inside the functions, as a test below sees.
     "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict"),
+    "launcher.report_commands": ("launcher", *LIGHT, "mux.report"),
+    "launcher.choices": ("launcher", *LIGHT, "mux.report"),
     "launcher": ("launcher", *LIGHT),
 }
 
@@ -93,7 +97,8 @@ for words in (["recipes/bert_large_n2.toml", "--hostfile", "hostfiles/8x_a100.tx
     except SystemExit:
         pass
     assert not (set({HEAVY!r}) & set(sys.modules)), words
-for words in (["--help"], ["predict", "--help"], ["import", "princeton", "--help"], ["runs", "ls"]):
+for words in (["--help"], ["predict", "--help"], ["report", "--help"], ["choose", "--help"],
+              ["import", "princeton", "--help"], ["runs", "ls"]):
     try:
         cli.mux(words, standalone_mode=False)
     except SystemExit:

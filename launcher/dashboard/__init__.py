@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.dashboard.display import Display, Lines, Screen, choose
+from launcher.dashboard.folding import fold
 from launcher.dashboard.lines import PlainLines, plain
-from launcher.dashboard.state import State, fold
+from launcher.dashboard.state import State
 from launcher.dashboard.watch import FAREWELLS, Ending, follow
 
 if TYPE_CHECKING:

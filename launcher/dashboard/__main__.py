@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.dashboard.figures import clean
+from launcher.dashboard.folding import fold
 from launcher.dashboard.screen import render
-from launcher.dashboard.state import State, fold
+from launcher.dashboard.state import State
 from mux.event import EventReader, Heartbeat
 from mux.run import RunDirectory
 

@@ -17,8 +17,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from launcher.dashboard.folding import fold
 from launcher.dashboard.lines import PlainLines
-from launcher.dashboard.state import State, fold
+from launcher.dashboard.state import State
 from mux.event import Event
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time as clocks
 
 from launcher.dashboard.figures import clean, clock, count, duration
+from launcher.dashboard.folding import fold
 from launcher.dashboard.sentences import evaluated, sentence, step_done
-from launcher.dashboard.state import State, fold
+from launcher.dashboard.state import State
 from mux import event as events
 
 EVERY = 2.0  # seconds of event time between two lines of the same kind
@@ -24,6 +25,8 @@ def _text(state: State, event: events.Event) -> str | None:
     match event:
         case events.StepDone():
             stage = state.stages.get(event.stage)
+            if stage and stage.followed != event.training:
+                return None
             return f"{clean(event.stage)} {step_done(event, stage.eta if stage else None)}"
         case events.Progress():
             stage_name = f"{clean(event.stage)} " if event.stage else ""

@@ -43,6 +43,7 @@ from launcher.dashboard.rows import (
 )
 from launcher.dashboard.sentences import outcome, spread
 from launcher.dashboard.state import Stage, State, Work
+from launcher.dashboard.trainings import trainings_panel
 from mux import event as events
 
 SIDE_BY_SIDE = 76  # columns from which training and speed stand beside each other
@@ -66,14 +67,15 @@ class Limits:
     hosts: int
     evaluations: int
     latest: int
+    trainings: int  # tasks of them
     training: int = 2  # panels, where training and speed are one above the other
 
 
 # From all that one may want to see down to the least; the first that fits the height is taken.
 FITS = (
-    Limits(16, 16, 12, 8), Limits(10, 8, 8, 6), Limits(7, 6, 6, 4), Limits(5, 4, 4, 3),
-    Limits(5, 3, 0, 3), Limits(3, 2, 0, 2), Limits(3, 0, 0, 2), Limits(3, 2, 0, 0, training=1),
-    Limits(1, 0, 0, 0, training=1), Limits(1, 0, 0, 0, training=0),
+    Limits(16, 16, 12, 8, 20), Limits(10, 8, 8, 6, 12), Limits(7, 6, 6, 4, 8), Limits(5, 4, 4, 3, 6),
+    Limits(5, 3, 0, 3, 4), Limits(3, 2, 0, 2, 3), Limits(3, 0, 0, 2, 2), Limits(3, 2, 0, 0, 3, training=1),
+    Limits(1, 0, 0, 0, 2, training=1), Limits(1, 0, 0, 0, 0, training=0),
 )
 
 
@@ -95,6 +97,8 @@ def _blocks(state: State, now: float, width: int, limits: Limits) -> list[Block]
     stage = state.stage
     if stage is not None and stage.last is not None:
         blocks += _training(stage, stage.last, width)[: limits.training]
+    if state.tabled is not None and limits.trainings:
+        blocks.append(trainings_panel(state.tabled, width, limits.trainings))
     if state.hosts and limits.hosts:
         blocks.append(hosts_panel(state, now, width, limits.hosts))
     if state.evaluations and limits.evaluations:
@@ -119,12 +123,13 @@ def _run(state: State, now: float, width: int, limit: int) -> Block:
         rows.append(padded(Text(clean(state.reason), colour), room))
     shown = _around(order, state.current, limit)
     name = min(max((Text(clean(id)).cell_len for id in shown), default=0), room // 3)
+    work = None if state.stage and state.stage.number("running") > 1 else state.work  # one of many
     for id in shown:
         rows.append(_stage(state.stages[id], name, room))
-        if state.work is not None and id == state.current:
-            rows.append(_work(state.work, room))
-    if state.work is not None and state.current not in shown:
-        rows.append(_work(state.work, room))
+        if work is not None and id == state.current:
+            rows.append(_work(work, room))
+    if work is not None and state.current not in shown:
+        rows.append(_work(work, room))
     if len(shown) < len(order):
         rows.append(padded(Text(f"… {len(order) - len(shown)} more stages", DIM), room))
     return panel(clean(state.name) or "run", rows, width)

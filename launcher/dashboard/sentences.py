@@ -82,6 +82,17 @@ def _stage_done(event: events.StageDone) -> Sentence:
     return Sentence(f"{text}: {result}" if result else text, "good")
 
 
+def _training_started(event: events.TrainingStarted) -> Sentence:
+    resumed = f", resumed from step {count(event.from_step)}" if event.from_step else ""
+    where = "" if event.rank is None else f" on rank {event.rank}"
+    return Sentence(f"{clean(event.stage)} {clean(event.training)} starts{where}, {count(event.steps)} steps{resumed}")
+
+
+def _training_done(event: events.TrainingDone) -> Sentence:
+    score = f"{clean(event.metric)} {spread(event.mean, event.std)}"
+    return Sentence(f"{clean(event.stage)} {clean(event.training)} done in {duration(event.seconds)}: {score}", "good")
+
+
 def _checkpoint_saved(event: events.CheckpointSaved) -> Sentence:
     return Sentence(f"{clean(event.stage)} checkpoint at step {count(event.step)}"
                     f" ({size(event.bytes)} in {interval(event.seconds)})")
@@ -115,6 +126,8 @@ SENTENCES: dict[type[events.Event], Callable[[Any], Sentence | None]] = {
     events.RankFailed: _rank_failed,
     events.StageStarted: _stage_started,
     events.StageDone: _stage_done,
+    events.TrainingStarted: _training_started,
+    events.TrainingDone: _training_done,
     events.CheckpointSaved: _checkpoint_saved,
     events.ModelSaved: _model_saved,
     events.StopAgreed: _stop_agreed,
@@ -123,8 +136,10 @@ SENTENCES: dict[type[events.Event], Callable[[Any], Sentence | None]] = {
 
 
 def evaluated(event: events.Evaluated) -> str:
-    """`topic accuracy .431 ± .012, majority .212, 2 copies`."""
+    """`topic accuracy .431 ± .012, majority .212, 2 copies`; a composition that is not random is named."""
     copies = f", {event.copies} copies" if event.copies != 1 else ""
+    if event.composition != "random":
+        copies += f", groups by {clean(event.composition)}"
     majority = "" if event.majority is None else f", majority {fraction(event.majority)}"
     return f"{clean(event.task)} {clean(event.metric)} {spread(event.mean, event.std)}{majority}{copies}"
 
@@ -136,7 +151,8 @@ def spread(mean: float | None, std: float | None) -> str:
 
 def step_done(event: events.StepDone, eta: float | None) -> str:
     """`120/800 loss 4.12 acc .31 lr 9.1e-04 |g| 1.2 1,204 inst/s eta 0:34`, less what is None."""
-    task = f"{clean(event.task)} " if event.task else ""
+    name = event.training or event.task
+    task = f"{clean(name)} " if name else ""
     parts = [f"{task}{event.step}/{event.steps} loss {short(event.loss)}"]
     if event.accuracy is not None:
         parts.append(f" acc {fraction(event.accuracy, 2)}")
@@ -155,20 +171,52 @@ def step_done(event: events.StepDone, eta: float | None) -> str:
 
 def outcome(result: dict[str, Any]) -> str:
     """What a stage achieved, from its entry in results.json; empty where the entry has nothing to say."""
-    if isinstance(tasks := result.get("tasks"), dict):
-        return clean(", ".join(_task(name, row) for name, row in tasks.items()))
-    if isinstance(copies := result.get("copies"), dict):
-        texts = [f"{_task(name, row)} with {number}" for number, entry in copies.items()
-                 for name, row in entry.get("tasks", {}).items()]
-        return clean(", ".join(texts))
-    if isinstance(rows := result.get("rows"), list):
-        ratios = [(row.get("N"), row.get("ratio_to_n1")) for row in rows]
-        return ", ".join(f"N = {N} is {short(ratio)} x N = 1" for N, ratio in ratios if ratio and N and N > 1)
+    for key, tell in OUTCOMES.items():
+        if isinstance(found := result.get(key), dict | list):
+            return clean(tell(found))
     parts = [f"loss {short(result['loss'])}"] if result.get("loss") is not None else []
     if result.get("accuracy") is not None:
         parts.append(f"accuracy {fraction(result['accuracy'])}")
     return ", ".join(parts)
 
 
-def _task(name: str, row: dict[str, Any]) -> str:
-    return f"{name} {row.get('metric', '')} {spread(row.get('mean'), row.get('std'))}"
+def _tasks(tasks: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {row.get('metric', '')} {spread(row.get('mean'), row.get('std'))}"
+                     for name, row in tasks.items())
+
+
+def _copies(copies: dict[str, Any]) -> str:
+    return ", ".join(f"{_tasks({task: row})} with {number}" for number, entry in copies.items()
+                     for task, row in entry.get("tasks", {}).items())
+
+
+def _compositions(compositions: dict[str, Any]) -> str:
+    return ", ".join(f"{name} groups: {_tasks(entry.get('tasks', {}))}" for name, entry in compositions.items())
+
+
+def _ratios(rows: list[dict[str, Any]]) -> str:
+    """How much faster multiplexed models are; of many rows, how many there are."""
+    plainest = [row for row in rows if is_plainest(row)]
+    ratios = [(row.get("N"), row.get("ratio_to_n1")) for row in plainest]
+    told = [f"N = {N} is {short(ratio)} x N = 1" for N, ratio in ratios if ratio and N and N > 1]
+    return ", ".join(told) if len(told) <= 3 else f"{count(len(rows))} rows"
+
+
+def is_plainest(row: dict[str, Any]) -> bool:
+    """Whether a row of a throughput stage is one of those that a summary shows: a sequence head, batches of instances,
+    nothing compiled."""
+    usual = {"head": "sequence", "batches_of": "instances", "mode": "eager"}
+    return all(row.get(key, value) == value for key, value in usual.items())
+
+
+def _layers(models: list[dict[str, Any]]) -> str:
+    """Activation and entropy of the last layer, as in Figure 5."""
+    return ", ".join(f"{row.get('name', '')} {len(row['layers'])} layers, the last with mean |activation| "
+                     f"{short(row['layers'][-1].get('mean_abs'))}, entropy "
+                     f"{short(row['layers'][-1].get('attention_entropy'))}" for row in models if row.get("layers"))
+
+
+# What a stage's entry in results.json has -> how it is told; the first that is there counts.
+OUTCOMES: dict[str, Callable[[Any], str]] = {
+    "tasks": _tasks, "copies": _copies, "compositions": _compositions, "rows": _ratios, "models": _layers,
+}

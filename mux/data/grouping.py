@@ -41,14 +41,15 @@ class Composition:
 
 def compose(count: int, N: int, seed: int, copies: int = 1) -> Composition:
     """`copies` times `count` instances, permuted together by `seed` and cut into groups of N."""
-    return _cut(draws.permutation(count * copies, "composition", seed) % max(count, 1), N, copies)
+    return cut(draws.permutation(count * copies, "composition", seed) % max(count, 1), N, copies)
 
 
 def in_order(count: int, N: int) -> Composition:
     """The instances as they come, for inference."""
-    return _cut(np.arange(count), N, 1)
+    return cut(np.arange(count), N)
 
 
-def _cut(order: np.ndarray, N: int, copies: int) -> Composition:
+def cut(order: np.ndarray, N: int, copies: int = 1) -> Composition:
+    """Rows in this order, N after N."""
     groups = -(-len(order) // N)
     return Composition(np.resize(order, (groups, N)).astype(np.int64), len(order), copies)

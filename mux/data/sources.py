@@ -1,4 +1,4 @@
-"""Where corpus text comes from: `builtin:NAME`, `path:GLOB` (txt, jsonl), `hub:ID[/CONFIG][@REVISION]`.
+"""Where corpus text comes from: `builtin:NAME`, `path:GLOB` (txt, jsonl), `hub:ID[/CONFIG][@REVISION][:SPLIT]`.
 
 Documents are streamed; a corpus is never in memory as a whole.
 """
@@ -57,11 +57,11 @@ class Files:
 
 
 class Hub:
-    """The training split of a data set of the Hugging Face hub, or of a local folder `datasets` can read."""
+    """A split of a data set of the Hugging Face hub, or of a local folder `datasets` can read; by default "train"."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.rows = load_hub(name, "train")
+        self.rows = load_hub(name, files.split_hub(name)[3] or "train")
         if TEXT_COLUMN not in self.rows.column_names:
             raise ValueError(f"{name}: no column {TEXT_COLUMN!r}; it has {', '.join(self.rows.column_names)}")
         self.rows = self.rows.select_columns([TEXT_COLUMN])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mux.recipe import TASKS
+from mux.recipe import TasksSection, definition_of
 from mux.run import Plan, StagePlan
 
 
@@ -28,5 +28,4 @@ def _texts(plan: Plan, stage: StagePlan) -> list[str]:
 
 def _rows(plan: Plan, task: str) -> str:
     """The training rows of a task of the recipe, or of a known one."""
-    defined = plan.recipe.get("tasks", {}).get("define", {}).get(task)
-    return defined["train"] if defined else TASKS[task].train
+    return definition_of(task, TasksSection.model_validate(plan.recipe.get("tasks", {}))).train

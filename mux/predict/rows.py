@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from mux.recipe import files
+from mux.recipe import lines, rows
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.wording import listed, printable, some
 
@@ -39,16 +39,15 @@ def format_of(path: str, given: str | None, formats: Iterable[str], otherwise: s
 # --- reading ------------------------------------------------------------------------------------------------
 def read(stream: BinaryIO, name: str, kind: str) -> Iterator[tuple[int, Row]]:
     """(line, row) of everything in the stream; empty lines are passed over. `name` is for messages."""
-    return READERS[kind](files.numbered_lines(stream, name), name)
+    return READERS[kind](lines.numbered_lines(stream, name), name)
 
 
-def _read_txt(lines: files.Lines, name: str) -> files.Rows:
-    yield from ((number, {"text": line.rstrip("\r\n")}) for number, line in lines if line.strip())
+def _read_txt(numbered: lines.Lines, name: str) -> rows.Rows:
+    yield from ((number, {"text": line.rstrip("\r\n")}) for number, line in numbered if line.strip())
 
 
-READERS: dict[str, Callable[[files.Lines, str], files.Rows]] = {
-    **{suffix.removeprefix("."): functools.partial(files.numbered_rows, suffix=suffix)
-       for suffix in files.ROW_SUFFIXES},
+READERS: dict[str, Callable[[lines.Lines, str], rows.Rows]] = {
+    **{kind: functools.partial(rows.numbered_rows, kind=kind) for kind in rows.TABLES},
     "txt": _read_txt,
 }
 

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from functools import partial
+from itertools import product
 from typing import Any
 
-from mux.recipe import files, grammar, model_checks
+from mux.recipe import grammar, model_checks, task_checks
 from mux.recipe.positions import Path
 from mux.recipe.refusal import Finding
-from mux.recipe.schema import (
+from mux.recipe.schema import ModelSection, Recipe
+from mux.recipe.stages import (
     EnsembleStage,
     EvaluateStage,
     FinetuneStage,
-    Metric,
-    ModelSection,
+    MuxologyStage,
     PretrainStage,
-    Recipe,
     RetrievalStage,
     Stage,
-    TaskDefinition,
+    ThroughputModels,
     ThroughputStage,
 )
-from mux.recipe.tasks import TASKS
+from mux.recipe.tasks import definition_of, known
 from mux.recipe.wording import did_you_mean, listed, shown
 
-# Names of files and folders that a run directory and a stage's folder have for other things.
-_TAKEN_IDS = ("lock", "logs", "report", "stop")
-_TAKEN_TASKS = ("checkpoints", "model")
-_OF_CLASSES: tuple[Metric, ...] = ("accuracy", "f1", "matthews")
-_OF_WORDS: tuple[Metric, ...] = ("accuracy", "f1")
-_OF_NUMBERS: tuple[Metric, ...] = ("spearman", "pearson")
-_TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_TAKEN_IDS = ("lock", "logs", "report", "stop")  # names that a run directory has for other things
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
@@ -40,7 +32,7 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
     yield from model_checks.findings(recipe)
     yield from _engine(recipe)
     yield from _sources(recipe)
-    yield from _definitions(recipe)
+    yield from task_checks.findings(recipe.tasks)
     for index, stage in enumerate(recipe.stages):
         yield from _stage(recipe, stage, recipe.stages[:index])
 
@@ -61,46 +53,6 @@ def _sources(recipe: Recipe) -> Iterator[Finding]:
     yield from _list(("corpus", "sources"), sources)
     for index, source in enumerate(sources):
         yield from grammar.misspelt(("corpus", "sources", index), source, grammar.corpus)
-    if recipe.tasks.root != "hub":
-        yield Finding(("tasks", "root"), f"{shown(recipe.tasks.root)}: original files are not read yet",
-                      "define the task with [tasks.define.NAME]")
-
-
-def _definitions(recipe: Recipe) -> Iterator[Finding]:
-    for name, task in recipe.tasks.define.items():
-        key: Path = ("tasks", "define", name)
-        if not _TASK_NAME.fullmatch(name) or name in _TAKEN_TASKS:
-            yield Finding(key, "cannot be the name of a task: its folder bears it",
-                          f"use small letters, digits and _ -; {listed(_TAKEN_TASKS)} are taken")
-        suffixes = files.ROW_SUFFIXES if task.tokens is None else (".jsonl",)  # no other holds lists
-        for part in ("train", "test"):
-            yield from grammar.misspelt((*key, part), getattr(task, part), partial(grammar.rows, suffixes=suffixes))
-        yield from _words(key, task)
-        yield from _metrics(key, task)
-
-
-def _words(key: Path, task: TaskDefinition) -> Iterator[Finding]:
-    """A task about the words of a text has classes, one column of words and one of their classes."""
-    if task.tokens is None:
-        return
-    if task.regression:
-        yield Finding((*key, "regression"), "words have classes, not numbers", "leave out one of the two",
-                      (*key, "tokens"))
-    for other in ("text_pair", "label_name"):
-        if getattr(task, other) is not None:
-            yield Finding((*key, other), "has no meaning beside tokens", "leave it out", (*key, "tokens"))
-
-
-def _metrics(key: Path, task: TaskDefinition) -> Iterator[Finding]:
-    what, fits, cause = "classes", _OF_CLASSES, "regression"
-    if task.tokens is not None:
-        what, fits, cause = "the classes of words", _OF_WORDS, "tokens"
-    elif task.regression:
-        what, fits = "a regression", _OF_NUMBERS
-    for metric in (task.metric, *task.others):
-        if metric not in fits:
-            yield Finding((*key, "metric" if metric == task.metric else "others"),
-                          f"{metric} does not measure {what}", f"{listed(fits)} do", (*key, cause))
 
 
 # --- stages -------------------------------------------------------------------------------------------------
@@ -115,23 +67,35 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[Stage]) -> Iterator[F
     elif isinstance(stage, FinetuneStage):
         yield from _finetune(recipe, stage, key)
     elif isinstance(stage, EnsembleStage):
-        yield from _list((*key, "copies"), stage.copies)
-        for index, copies in enumerate(stage.copies):
+        yield from _list((*key, "copies"), stage.copies) if stage.copies is not None else ()
+        for index, copies in enumerate(stage.copies or ()):
             if copies > recipe.model.N:
                 message = f"{copies} copies do not fit in groups of N = {recipe.model.N}"
                 yield Finding((*key, "copies", index), message, cause=("model", "N"))
+    elif isinstance(stage, EvaluateStage):
+        yield from _list((*key, "compositions"), stage.compositions)
+    elif isinstance(stage, ThroughputStage):
+        yield from _throughput(recipe, stage, key)
+    elif isinstance(stage, MuxologyStage):
+        yield from grammar.misspelt((*key, "corpus"), stage.corpus, grammar.corpus)
+        for index, source in enumerate(stage.models):
+            yield from grammar.misspelt((*key, "models", index), source, grammar.start)
 
 
 def _origin(model: ModelSection, stage: Stage, key: Path, earlier: Sequence[Stage]) -> Iterator[Finding]:
     """`from`, and what stands for it where a stage does not say."""
     finetuned = [other.id for other in earlier if isinstance(other, FinetuneStage)]
     needs_finetuned = isinstance(stage, EvaluateStage | EnsembleStage)
+    trains = any(isinstance(other, RetrievalStage | PretrainStage) for other in earlier)
     source, key = stage.from_, (*key, "from")
     if isinstance(stage, ThroughputStage) and source is not None:
         yield Finding(key, "has no meaning here: speed does not depend on the weights", "leave it out")
     elif source is None:
         if needs_finetuned and not finetuned:
             yield Finding(key[:-1], f"needs a finetune stage before it: {stage.kind} has no model to work on")
+        if isinstance(stage, MuxologyStage) and not (trains or stage.models or model.source):
+            yield Finding(key[:-1], "has no model to look into: no stage before it pre-trains one",
+                          'name some, as in models = ["run:runs/NAME"]')
     elif needs_finetuned:
         if source not in finetuned:
             yield Finding(key, f"{shown(source)} is no finetune stage before this one",
@@ -151,7 +115,7 @@ def _origin_stage(key: Path, stage: Stage, source: str, earlier: Sequence[Stage]
         yield Finding(key, f"{shown(source)} is no stage before this one",
                       did_you_mean(source, [other.id for other in earlier], "stages before it")
                       + "; or run:PATH, path:DIR, hub:ID, princeton:NAME")
-    elif isinstance(named, EvaluateStage | EnsembleStage | ThroughputStage):
+    elif isinstance(named, EvaluateStage | EnsembleStage | ThroughputStage | MuxologyStage):
         yield Finding(key, f"{shown(source)} trains no model: it is of kind {named.kind}")
     elif isinstance(named, FinetuneStage) and isinstance(stage, RetrievalStage | PretrainStage):
         yield Finding(key, f"{shown(source)} leaves a model with a task's head in place of the one that {stage.kind} "
@@ -161,23 +125,48 @@ def _origin_stage(key: Path, stage: Stage, source: str, earlier: Sequence[Stage]
                       "give the task that is to go on a finetune stage of its own")
 
 
+def _throughput(recipe: Recipe, stage: ThroughputStage, key: Path) -> Iterator[Finding]:
+    """The lists say nothing twice, and every model of the grid can be made."""
+    for name in ("heads", "batches_of", "modes"):
+        yield from _list((*key, name), getattr(stage, name))
+    models = stage.models
+    for name in ThroughputModels.model_fields:
+        if name in models.model_fields_set:
+            yield from _list((*key, "models", name), getattr(models, name))
+    for index, source in enumerate(models.hub):
+        yield from grammar.misspelt((*key, "models", "hub", index), source, grammar.encoder)
+    grid = {name: values for name, values in models if name != "hub" and values}
+    told = {finding.message for finding in model_checks.findings(recipe)}
+    for combination in product(*grid.values()) if grid else ():
+        changes = dict(zip(grid, combination, strict=True))
+        own = {} if changes.get("family", "hub") == "hub" else {"source": None}  # which only family "hub" has
+        model = recipe.model.model_copy(update=changes | own)
+        timed = recipe.model_copy(update={"model": model, "stages": (stage,)})
+        for finding in model_checks.findings(timed):
+            if finding.message not in told:
+                told.add(finding.message)
+                what = listed(f"{name} = {shown(value)}" for name, value in changes.items())
+                yield Finding((*key, "models"), f"with {what}: {finding.message}", finding.hint, finding.key)
+
+
 def _finetune(recipe: Recipe, stage: FinetuneStage, key: Path) -> Iterator[Finding]:
-    known: dict[str, TaskDefinition] = TASKS | recipe.tasks.define
+    names = known(recipe.tasks)
     yield from _list((*key, "tasks"), stage.tasks)
     yield from _list((*key, "seeds"), stage.seeds)
     for index, task in enumerate(stage.tasks):
-        if task not in known:
+        if task not in names:
             yield Finding((*key, "tasks", index), f"{shown(task)} is no known task",
-                          did_you_mean(task, known, "tasks") + "; define others with [tasks.define.NAME]")
-        elif known[task].steps is None and not _has_steps(stage, task):
+                          did_you_mean(task, names, "tasks") + "; define others with [tasks.define.NAME]")
+        elif definition_of(task, recipe.tasks).steps is None and not _has_steps(stage, task):
             yield Finding((*key, "steps"), f"are needed: task {shown(task)} says none of its own",
                           "write steps = 1_000, say, or a table of them by task", (*key, "tasks", index))
     for task in stage.steps if isinstance(stage.steps, dict) else ():
         if task not in stage.tasks:
             yield Finding((*key, "steps", task), "is no task of this stage",
                           did_you_mean(task, stage.tasks, "its tasks"))
-    for name in sorted(stage.search.model_fields_set):
-        yield from _list((*key, "search", name), getattr(stage.search, name))
+    for name in ("batch", "learning_rate"):
+        if name in stage.search.model_fields_set:
+            yield from _list((*key, "search", name), getattr(stage.search, name))
 
 
 def _has_steps(stage: FinetuneStage, task: str) -> bool:

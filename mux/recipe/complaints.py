@@ -13,7 +13,7 @@ from mux.recipe import overrides
 from mux.recipe.draft import Draft
 from mux.recipe.keys import KINDS, way_out
 from mux.recipe.positions import Path
-from mux.recipe.schema import Section
+from mux.recipe.section import Section
 from mux.recipe.wording import did_you_mean, dotted, nearest, shown
 
 MOST = 100  # problems told at once; a file with more is no recipe

@@ -1,29 +1,26 @@
-"""Sources that recipes name: which files they are, and the documents and rows in them. Standard library only.
+"""Sources that recipes name: which files they are, and the documents in them. Standard library only.
 
-    path:GLOB       files, relative to the current directory; of a directory its *.txt and *.jsonl
+    path:GLOB       files, relative to the current directory; of a directory those that hold documents
     builtin:NAME    files that come with the program
     hub:ID[/CONFIG][@REVISION][:SPLIT]    a data set of the Hugging Face hub; `mux.data` reads those
 
-Whatever is wrong with a file is a Refusal that names it, and the line where there is one.
+Whatever is wrong with a file is a Refusal that names it, and the line where there is one. `mux.recipe.rows` reads rows.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from mux.recipe.lines import lines_of, refusal, suffix_of
 from mux.recipe.refusal import Problem, Refusal
+from mux.recipe.rows import objects
 from mux.recipe.wording import listed, printable, shown, some
 
 CORPORA = ("wiki_leads",)  # builtin: documents
 ROWS = ("topic_train", "topic_test")  # builtin: rows of a task
-ROW_SUFFIXES = (".jsonl", ".tsv", ".csv")
 
 _BUILTIN = Path(__file__).resolve().parents[1] / "data" / "builtin"
 
@@ -59,7 +56,7 @@ def expand(source: str) -> list[Path]:
 def _matches(pattern: str) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix in (".txt", ".jsonl") and file.is_file())
+        return sorted(file for file in path.iterdir() if suffix_of(file) in DOCUMENTS and file.is_file())
     if path.is_file():  # also one whose name looks like a pattern
         return [path]
     return sorted(file for name in glob.glob(pattern, recursive=True) if (file := Path(name)).is_file())
@@ -93,70 +90,22 @@ def split_hub(source: str) -> tuple[str, str | None, str | None, str | None]:
     return match["id"], match["config"], match["revision"], match["split"]
 
 
-# --- contents -----------------------------------------------------------------------------------------------
-Lines = Iterator[tuple[int, str]]  # (number from 1, line with its end)
-Rows = Iterator[tuple[int, dict[str, Any]]]  # (number of its line, row)
-
-
+# --- documents ----------------------------------------------------------------------------------------------
 def read_documents(path: Path) -> Iterator[str]:
     """The texts in a file, none of them empty.
 
-    .txt: documents stand between blank lines, and their lines are joined by spaces; .jsonl: an object a line,
-    with the text under "text".
+    .txt, .tokens (WikiText's name for it): documents stand between blank lines, and their lines are joined by spaces;
+    .jsonl: an object a line, with the text under "text". Each may be packed, as in .txt.xz.
     """
-    if path.suffix == ".txt":
-        yield from _paragraphs(path)
-    elif path.suffix == ".jsonl":
-        for number, row in _objects(_lines_of(path), str(path)):
-            text = row.get("text")
-            if not isinstance(text, str):
-                raise refusal(str(path), number, 'has no text under "text"', f"its keys: {some(row)}")
-            if text.strip():
-                yield text.strip()
-    else:
-        raise _wrong_suffix(path, (".txt", ".jsonl"))
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table: .jsonl (an object a line), .csv and .tsv (names in the first line).
-
-    All values of csv and tsv are texts; tsv knows no quotes.
-    """
-    if path.suffix not in ROW_SUFFIXES:
-        raise _wrong_suffix(path, ROW_SUFFIXES)
-    yield from (row for _, row in numbered_rows(_lines_of(path), str(path), path.suffix))
-
-
-def numbered_rows(lines: Lines, name: str, suffix: str) -> Rows:
-    """The rows of a table, as its `suffix` says, with the numbers of their lines. `name` is for messages."""
-    yield from _TABLES[suffix](lines, name)
-
-
-def numbered_lines(file: Iterable[bytes], name: str) -> Lines:
-    """The lines of a UTF-8 file; without its byte order mark."""
-    for number, line in enumerate(file, 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise refusal(name, number, f"is not UTF-8: byte {line[error.start]:#04x}") from None
-
-
-def refusal(name: str, line: int, message: str, hint: str | None = None) -> Refusal:
-    """Of a line in the file `name`."""
-    return Refusal(Problem(message, where=f"{printable(name)}:{line}", hint=hint))
-
-
-def _lines_of(path: Path) -> Lines:
-    try:
-        with open(path, "rb") as file:
-            yield from numbered_lines(file, str(path))
-    except OSError as error:
-        raise Refusal(Problem(f"cannot be read: {error.strerror}", where=printable(str(path)))) from None
+    reader = DOCUMENTS.get(suffix_of(path))
+    if reader is None:
+        raise Refusal(Problem(f"must be a {listed(DOCUMENTS, 'or')} file", where=printable(str(path))))
+    yield from reader(path)
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     lines: list[str] = []
-    for _, line in _lines_of(path):
+    for _, line in lines_of(path):
         if line.strip():
             lines.append(line.strip())
         elif lines:
@@ -166,62 +115,13 @@ def _paragraphs(path: Path) -> Iterator[str]:
         yield " ".join(lines)
 
 
-def _objects(lines: Lines, name: str) -> Rows:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            raise refusal(name, number, f"is not JSON, column {error.colno}: {error.msg}") from None
-        except RecursionError:
-            raise refusal(name, number, "is not JSON: it is nested too deeply") from None
-        except ValueError as error:  # NaN, or an integer of too many digits
-            raise refusal(name, number, f"is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise refusal(name, number, "is not a JSON object", '{"text": "..."}, one a line')
-        yield number, row
+def _texts(path: Path) -> Iterator[str]:
+    for number, row in objects(lines_of(path), str(path)):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise refusal(str(path), number, 'has no text under "text"', f"its keys: {some(row)}")
+        if text.strip():
+            yield text.strip()
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _csv(lines: Lines, name: str) -> Rows:
-    csv.field_size_limit(sys.maxsize)  # 128 KiB otherwise
-    reader = csv.reader((line for _, line in lines), strict=True)
-
-    def values() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise refusal(name, reader.line_num, f"is not CSV: {error}") from None
-
-    return _named(values(), name)
-
-
-def _tsv(lines: Lines, name: str) -> Rows:
-    bare = ((number, line.rstrip("\r\n")) for number, line in lines)
-    return _named(((number, line.split("\t")) for number, line in bare if line), name)
-
-
-def _named(values: Iterator[tuple[int, list[str]]], name: str) -> Rows:
-    """Rows by the names in the first; each must have as many values as there are names."""
-    filled = ((number, row) for number, row in values if row)
-    number, names = next(filled, (1, []))
-    if not names:
-        raise Refusal(Problem("is empty: the first line must name the columns", where=printable(name)))
-    if len(set(names)) < len(names):
-        raise refusal(name, number, f"names a column twice: {some(names)}")
-    for number, row in filled:
-        if len(row) != len(names):
-            raise refusal(name, number, f"has {len(row)} values, the first line names {len(names)} columns")
-        yield number, dict(zip(names, row, strict=True))
-
-
-_TABLES: dict[str, Callable[[Lines, str], Rows]] = {".jsonl": _objects, ".csv": _csv, ".tsv": _tsv}
-
-
-def _wrong_suffix(path: Path, suffixes: tuple[str, ...]) -> Refusal:
-    return Refusal(Problem(f"must be a {listed(suffixes, 'or')} file", where=printable(str(path))))
+DOCUMENTS: dict[str, Callable[[Path], Iterator[str]]] = {".txt": _paragraphs, ".tokens": _paragraphs, ".jsonl": _texts}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from mux.recipe import files
 from mux.recipe.positions import Path
 from mux.recipe.refusal import Finding, Problem, Refusal
+from mux.recipe.rows import format_of
 from mux.recipe.wording import did_you_mean, listed, shown
 
 ELSEWHERE = ("run:", "path:", "hub:", "princeton:")  # how a `from` begins that is no stage of the recipe
@@ -36,16 +37,24 @@ def corpus(source: str) -> None:
     _texts(source, files.CORPORA)
 
 
-def rows(source: str, suffixes: Sequence[str]) -> None:
+def rows(source: str, kinds: Sequence[str], said: bool = False) -> None:
+    """`kinds` are the formats that the rows may have; `said`: the task says which, whatever the file's suffix."""
     _texts(source, files.ROWS)
     if source.startswith("hub:") and files.split_hub(source)[3] is None:
         raise Refusal(f"{shown(source)} names no split: write {source}:train, say")
-    if source.startswith("path:") and not source.endswith(tuple(suffixes)):
-        raise Refusal(f"{shown(source)} is not a {listed(suffixes, 'or')} file")
+    if source.startswith("path:") and not said and format_of(source) not in kinds:
+        suffixes = listed([f".{kind}" for kind in kinds], "or")
+        raise Refusal(Problem(f"{shown(source)} is not a {suffixes} file", hint="format = says how others are written"))
+
+
+def original_files(root: str) -> None:
+    """`tasks.root`."""
+    if root != "hub" and (not root.startswith("path:") or root == "path:"):
+        raise Refusal(f"{shown(root)} is neither hub nor path:DIR, a folder of original files")
 
 
 def encoder(source: str) -> None:
-    """`source` of a [model] of family "hub"."""
+    """An encoder of transformers: `source` of a [model] of family "hub", `hub` of models to time."""
     if source.startswith("hub:"):
         _on_the_hub(source, "model")
     elif not source.startswith("path:") or source == "path:":
@@ -55,6 +64,8 @@ def encoder(source: str) -> None:
 def start(source: str) -> None:
     """A `from` that begins with one of ELSEWHERE."""
     scheme, _, rest = source.partition(":")
+    if not source.startswith(ELSEWHERE):
+        raise Refusal(f"{shown(source)} is none of run:PATH, path:DIR, hub:ID and princeton:NAME")
     if scheme == "hub":
         _on_the_hub(source, "model")
     elif scheme == "princeton":

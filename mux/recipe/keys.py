@@ -9,7 +9,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from mux.recipe.positions import Path
-from mux.recipe.schema import Recipe, Section, Stage, StageSection
+from mux.recipe.schema import Recipe
+from mux.recipe.section import Section
+from mux.recipe.stages import Stage, StageSection
 from mux.recipe.wording import dotted, listed, nearest
 
 KINDS: dict[str, type[StageSection]] = {

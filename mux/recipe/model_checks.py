@@ -7,16 +7,8 @@ from collections.abc import Iterator
 from mux.recipe import grammar
 from mux.recipe.positions import Path
 from mux.recipe.refusal import Finding
-from mux.recipe.schema import (
-    HUB_KEYS,
-    FinetuneStage,
-    ModelSection,
-    PretrainStage,
-    Recipe,
-    RetrievalStage,
-    Shape,
-    ThroughputStage,
-)
+from mux.recipe.schema import HUB_KEYS, ModelSection, Recipe, Shape
+from mux.recipe.stages import FinetuneStage, MuxologyStage, PretrainStage, RetrievalStage, ThroughputStage
 from mux.recipe.wording import listed, shown
 
 # Ids of the published vocabulary that the published models have in their code (numerics sections 1.1 and 1.4).
@@ -125,6 +117,10 @@ def _lengths(recipe: Recipe) -> Iterator[Finding]:
             length = stage.sequence_length
             yield from _too_long(model, ("stages", stage.id, "sequence_length"), length,
                                  model.positions(length, pretraining=False))
+        elif isinstance(stage, MuxologyStage) and not stage.models:  # those may have fewer positions, or more
+            length = stage.sequence_length or recipe.corpus.sequence_length
+            yield from _too_long(model, ("stages", stage.id, "sequence_length"), length,
+                                 model.positions(length, pretraining=True))
 
 
 def _too_long(model: ModelSection, key: Path, length: int, positions: int) -> Iterator[Finding]:

@@ -2,41 +2,29 @@
 
 Each part of the program is handed its own section, never the whole recipe; only the launcher's plan and
 `mux.worker` see a `Recipe`. Numbers come from Tables 7 and 8 of the MUX-PLM paper unless a comment says
-otherwise.
+otherwise. The stages' sections are in `mux.recipe.stages`.
 """
 
+from typing import Annotated, Literal
 
-from typing import Annotated, ClassVar, Literal
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from mux.recipe.section import (
+    LIMIT,
+    Count,
+    DemultiplexerName,
+    Length,
+    MultiplexerName,
+    Natural,
+    Positive,
+    Rate,
+    Section,
+    SizeName,
+    Text,
+    Texts,
+)
+from mux.recipe.stages import Stage
 from mux.size import SIZES
-
-LIMIT = 10**12  # no count of anything here is larger; below it the plan's floats cannot overflow
-
-Text = Annotated[str, Field(min_length=1, pattern=r"^\P{Cc}+$")]  # no control characters: it is printed
-Count = Annotated[int, Field(ge=1, le=LIMIT)]
-Natural = Annotated[int, Field(ge=0, le=LIMIT)]
-Length = Annotated[int, Field(ge=8, le=LIMIT)]  # of a row, in tokens
-Rate = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average: 1 would never move
-Beside = Annotated[float, Field(ge=0, lt=1)]  # share of a loss beside another, which does not vanish
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Strict (no string for a number, no bool for an int), frozen, without unknown keys, NaN or infinity."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
-    )
-
-
-# TOML arrays become tuples; their items stay strict.
-Texts = Annotated[tuple[Text, ...], Field(strict=False)]
-Counts = Annotated[tuple[Count, ...], Field(strict=False)]
-Naturals = Annotated[tuple[Natural, ...], Field(strict=False)]
-Positives = Annotated[tuple[Positive, ...], Field(strict=False)]
 
 
 class Shape(Section):
@@ -73,13 +61,11 @@ class ModelSection(Section):
 
     family: Literal["bert", "electra", "hub"] = "bert"
     source: Text | None = None  # of family "hub": hub:ID[@REVISION] | path:DIR
-    size: Literal["TINY", "SMALL", "BASE", "LARGE"] | Shape = "BASE"
+    size: SizeName | Shape = "BASE"
     embedding: Count | None = None  # ELECTRA may embed narrower than it encodes; None: as wide
     N: Count = 1
-    multiplexer: Literal[
-        "gaussian", "contextual", "contextual_v1", "orthogonal", "orthogonal_low_rank", "binary"
-    ] = "gaussian"
-    demultiplexer: Literal["rsa", "prefix"] = "rsa"
+    multiplexer: MultiplexerName = "gaussian"
+    demultiplexer: DemultiplexerName = "rsa"
     demultiplexer_layers: Count = 3
     learn_keys: bool = False  # train the multiplexing keys; the published models never did
     dropout: Rate = 0.1
@@ -91,6 +77,11 @@ class ModelSection(Section):
     @property
     def shape(self) -> Shape:
         return self.size if isinstance(self.size, Shape) else SHAPES[self.size]
+
+    @property
+    def size_name(self) -> str:
+        """"BASE", or "4x256"."""
+        return self.size if isinstance(self.size, str) else f"{self.size.layers}x{self.size.hidden}"
 
     @property
     def embedding_width(self) -> int:
@@ -154,24 +145,31 @@ class ClusterSection(Section):
     collective_timeout_seconds: Positive = 1800.0  # a collective that hangs for longer ends the job
 
 
-Metric = Literal["accuracy", "f1", "matthews", "spearman", "pearson"]
+RowFormat = Literal["jsonl", "tsv", "csv", "conll", "conllu"]
+Metric = Literal["accuracy", "f1", "entity_f1", "matthews", "spearman", "pearson"]
 
 
 class TaskDefinition(Section):
-    """A task of classes or numbers, for texts or for their words, in `mux.recipe.tasks.TASKS` or in
-    `[tasks.define.NAME]`.
+    """A task of classes or numbers, for texts or for their words, in `mux.recipe.tasks` or in `[tasks.define.NAME]`.
 
     A row of words is {"tokens": ["Ada", "wrote"], "labels": ["PERSON", "O"]}, say: `tokens` and `label` name its
-    columns, and `text` and `text_pair` have no meaning.
+    columns, and `text` and `text_pair` have no meaning. Files in columns (conll) have "tokens" and "labels", the first
+    and the last column; CoNLL-U has its own names in small letters ("form", "upos", "xpos").
     """
 
-    train: Text  # path:FILE (jsonl, tsv, csv) | hub:ID[/CONFIG][@REVISION]:SPLIT | builtin:NAME
+    train: Text  # path:FILE | hub:ID[/CONFIG][@REVISION]:SPLIT | builtin:NAME
     test: Text  # the rows that are reported (GLUE: the validation split, as in the paper)
+    dev: Text | None = None  # rows to choose on, where a search says choose_on = "dev"; None: the test rows
+    also: dict[str, Text] = Field(default_factory=dict)  # further rows that are reported, by name (MNLI: mismatched)
+    format: RowFormat | None = None  # of the files; None: as their suffix says
+    columns: Texts = ()  # names, for tsv and csv files whose first line has none
+    broken_lines: Natural = 0  # of tsv and csv files: so many without a value for each column may be left out
     text: Text = "text"  # column names
     text_pair: Text | None = None
     tokens: Text | None = None  # the column with the list of words, each of which gets a class
     label: Text = "label"  # a class or a number, or the list of the words' classes
     label_name: Text | None = None  # a column that names the classes; without it the label itself is the name
+    labels: Texts = ()  # the classes' names in order; rows have a name or, counted from 0, its number. (): as found
     metric: Metric = "accuracy"
     others: Annotated[tuple[Metric, ...], Field(strict=False)] = ()
     regression: bool = False
@@ -179,115 +177,10 @@ class TaskDefinition(Section):
 
 
 class TasksSection(Section):
-    root: Text = "hub"
-    define: dict[str, TaskDefinition] = {}
+    """Where the tasks that have a name (`mux.recipe.tasks`) are read: on the hub, or in a folder of original files."""
 
-
-class StageSection(Section):
-    """What all stages have. `from` names what the stage's model starts from: a stage id | run:PATH | path:DIR |
-    hub:ID[@REVISION] | princeton:NAME. A plain BERT or ELECTRA in a folder or on the hub starts the backbone alone.
-    """
-
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")]  # the loader fills in the kind
-    from_: Text | None = Field(None, alias="from")  # None: the stage before
-
-    everywhere: ClassVar[bool] = False  # True: takes every device of the cluster; False: one device
-
-
-class TrainingStage(StageSection):
-    """Linear warm-up to `learning_rate`, linear decay to 0 at `steps`; AdamW."""
-
-    batch: Count = 256  # groups per optimizer step over the whole cluster
-    learning_rate: Positive = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
-    adam_epsilon: Positive = 1e-6
-    log_every: Count = 10
-    save_every: Count = 10_000
-    keep_checkpoints: Count = 2
-
-
-class RetrievalStage(TrainingStage):
-    """Prime the multiplexer: decode the input tokens of the group (paper section 3, stage 1)."""
-
-    kind: Literal["retrieval"]
-    seed: Natural = 0
-    steps: Count = 10_000
-    warmup_steps: Natural = 0
-
-    everywhere: ClassVar[bool] = True
-
-
-class PretrainStage(TrainingStage):
-    """BERT: masked language modelling; ELECTRA: telling replaced tokens, with the uniform random generator.
-
-    loss = (1 - r) task + r retrieval with r = `retrieval_rate` (Table 12).
-    """
-
-    kind: Literal["pretrain"]
-    seed: Natural = 0
-    steps: Count = 1_000_000
-    warmup_steps: Natural = 10_000
-    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of the tokens that are masked or replaced
-    retrieval_rate: Rate = 0.0
-
-    everywhere: ClassVar[bool] = True
-
-
-class Search(Section):
-    """A grid over these keys; the best point by the mean over tickets on the test rows is reported."""
-
-    learning_rate: Positives = ()
-    batch: Counts = ()
-
-
-class FinetuneStage(TrainingStage):
-    """Train each task; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (T-MUX: 0.1)."""
-
-    kind: Literal["finetune"]
-    tasks: Texts
-    steps: Count | dict[str, Count] | None = None  # None or a task not named: the task's own (Table 8)
-    batch: Count = 32
-    learning_rate: Positive = 5e-5
-    warmup_fraction: Rate = 0.1
-    adam_epsilon: Positive = 1e-8
-    retrieval_rate: Beside = 0.0
-    sequence_length: Length = 128
-    seeds: Naturals = (0,)
-    tickets: Count = 5
-    search: Search = Search()
-    save_every: Count = 5_000
-
-
-class EvaluateStage(StageSection):
-    """Evaluate the fine-tuned models of an earlier stage over `tickets` compositions of the test rows."""
-
-    kind: Literal["evaluate"]
-    tickets: Count = 5
-
-
-class EnsembleStage(StageSection):
-    """Each instance `copies` times, all rows permuted together, logits averaged (section 5.4, D.1)."""
-
-    kind: Literal["ensemble"]
-    copies: Counts
-    tickets: Count = 5
-
-
-class ThroughputStage(StageSection):
-    """Instances per second against N = 1 of the same size and BERT BASE in the same process (appendix C)."""
-
-    kind: Literal["throughput"]
-    batch: Count = 128  # instances: ceil(batch / N) full groups
-    sequence_length: Length = 128
-    trials: Count = 3
-    batches: Count = 200  # per trial
-
-
-Stage = Annotated[
-    RetrievalStage | PretrainStage | FinetuneStage | EvaluateStage | EnsembleStage | ThroughputStage,
-    Field(discriminator="kind"),
-]
+    root: Text = "hub"  # hub | path:DIR
+    define: dict[str, TaskDefinition] = Field(default_factory=dict)
 
 
 class Recipe(Section):

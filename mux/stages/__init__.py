@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from mux.recipe.schema import Stage
-from mux.stages import ensemble, evaluate, finetune, pretrain, retrieval, throughput
+from mux.recipe.stages import Stage
+from mux.stages import ensemble, evaluate, finetune, muxology, pretrain, retrieval, throughput
 from mux.stages.context import Context
 
 KINDS: dict[str, Callable[[Context, Any], None]] = {
@@ -14,6 +14,7 @@ KINDS: dict[str, Callable[[Context, Any], None]] = {
     "evaluate": evaluate.run,
     "ensemble": ensemble.run,
     "throughput": throughput.run,
+    "muxology": muxology.run,
 }
 
 

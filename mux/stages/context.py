@@ -17,7 +17,7 @@ from mux.data.tokenizer import fingerprint, open_tokenizer
 from mux.event import Event, Notice, StageDone, StageStarted
 from mux.rank import StopFlag, Voice
 from mux.recipe import Recipe
-from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json
+from mux.run import Plan, RunDirectory, StagePlan, write_json
 from mux.stages.encoders import ENCODERS, Encoder
 from mux.train.engine import Ranks
 from mux.train.loop import Stopped
@@ -33,6 +33,7 @@ class Context:
     ranks: Ranks
     voice: Voice
     stop: StopFlag
+    trainings: tuple[str, ...] = ()  # what this job is for of its fine-tuning stage; none: all of the stage
     models: dict[str, Path] = field(default_factory=dict)  # folders of models from outside the run, by their source
     remarks: set[str] = field(default_factory=set)  # what has been said and is not to be said again
 
@@ -66,12 +67,10 @@ class Context:
         """
         if not self.ranks.first:
             return
-        environment = read_json(self.run.environment)
-        known = environment["data"].setdefault(name, content_hash)
+        known = self.run.note_data(name, content_hash)
         if known != content_hash:
             raise ValueError(f"the {name} has changed since the run began: its hash was {known[:12]}, is "
                              f"{content_hash[:12]} now; put it back, or start over with --fresh")
-        write_json(self.run.environment, environment)
 
     def _together(self, open_data: Callable[[], T]) -> T:
         """What `open_data` gives, unless any rank left it because of a stop: then all of them do."""

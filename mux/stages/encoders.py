@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -23,14 +22,18 @@ from transformers import (
 
 from mux.data.tasks import Task
 from mux.model import MuxConfig, MuxForSequenceClassification, MuxForTokenClassification
-from mux.model.pipelines import token_positions
-from mux.recipe import FinetuneStage
+from mux.model.pipelines import longest_row, token_positions
+from mux.recipe import FinetuneStage, ModelSection
 from mux.recipe.wording import reason
 from mux.stages.loading import TASK_HEADS, config_of, load_model, unfit
 from mux.stages.sources import source_folder
 
 if TYPE_CHECKING:
     from mux.stages.context import Context
+
+# A head -> the classes that have it.
+MUX_HEADS: dict[str, Any] = {"sequence": MuxForSequenceClassification, "token": MuxForTokenClassification}
+AUTO_HEADS: dict[str, Any] = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 
 
 class Encoder(Protocol):
@@ -48,15 +51,19 @@ class Encoder(Protocol):
     def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
         """The model that fine-tuning left in `folder`."""
 
-    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
-        """(name, N, model) with new weights: of this recipe, and last the same encoder at N = 1."""
+    def check(self, length: int) -> None:
+        """Raises ValueError if there is no such model, or none for rows of `length` tokens. Makes no weights."""
+
+    def timed(self, head: str, labels: int) -> PreTrainedModel:
+        """With new weights, below a `head` for so many classes: "sequence" or "token"."""
 
 
 class MuxEncoder:
     """A MUX model of the family "bert" or "electra"."""
 
-    def __init__(self, context: Context) -> None:
-        self.context, self.section = context, context.recipe.model
+    def __init__(self, context: Context, section: ModelSection | None = None) -> None:
+        """`section`: the model, where it is not the recipe's own."""
+        self.context, self.section = context, section or context.recipe.model
 
     takes_segments = True  # and embeds segments or not, as its configuration says
 
@@ -74,16 +81,19 @@ class MuxEncoder:
     def tuned(self, stage: FinetuneStage, task: Task, folder: Path) -> PreTrainedModel:
         return load_model(self.kind(task), folder, self.config(stage, task))
 
-    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
-        section, size = self.section, self.section.size
-        shape = size if isinstance(size, str) else f"{size.layers}x{size.hidden}"
-        return [(f"{section.family} {shape}, N = {N}", N, MuxForSequenceClassification(
-                    config_of(section.model_copy(update={"N": N}), self.context.tokenizer)))
-                for N in dict.fromkeys((section.N, 1))]
+    def check(self, length: int) -> None:
+        with torch.device("meta"):
+            model = self.timed("sequence", 2)
+        if length > (most := longest_row(model.config) or length):
+            raise ValueError(f"rows of {length} tokens are too long: max_positions = {self.section.max_positions} has "
+                             f"room for {most}")
+
+    def timed(self, head: str, labels: int) -> Any:
+        return MUX_HEADS[head](config_of(self.section, self.context.tokenizer, num_labels=labels))
 
     @staticmethod
     def kind(task: Task) -> Any:
-        return MuxForTokenClassification if task.definition.tokens else MuxForSequenceClassification
+        return MUX_HEADS[head_of(task)]
 
     def config(self, stage: FinetuneStage, task: Task) -> MuxConfig:
         return config_of(self.section, self.context.tokenizer, stage.retrieval_rate, **classes(task))
@@ -94,9 +104,10 @@ class HubEncoder:
 
     pads = False
 
-    def __init__(self, context: Context) -> None:
-        assert context.recipe.model.source is not None
-        self.context, self.source = context, context.recipe.model.source
+    def __init__(self, context: Context, section: ModelSection | None = None) -> None:
+        source = (section or context.recipe.model).source
+        assert source is not None
+        self.context, self.source = context, source
 
     @cached_property
     def folder(self) -> Path:
@@ -104,8 +115,9 @@ class HubEncoder:
 
     @cached_property
     def takes_segments(self) -> bool:
-        """Whether the encoder knows first from second texts; DistilBERT does not."""
-        return "token_type_ids" in inspect.signature(self.outline.forward).parameters
+        """Whether the encoder knows first from second texts. DistilBERT does not; RoBERTa takes ids of one kind."""
+        kinds = getattr(self.outline.config, "type_vocab_size", 2)
+        return kinds > 1 and "token_type_ids" in inspect.signature(self.outline.forward).parameters
 
     @cached_property
     def outline(self) -> PreTrainedModel:
@@ -130,17 +142,21 @@ class HubEncoder:
             raise ValueError(f"{folder} lacks {len(missing)} weights of this model, {missing[0]} among them")
         return model
 
-    def timed(self, length: int) -> list[tuple[str, int, nn.Module]]:
-        self.check_length(length)
-        return [(self.source, 1, self.built(AutoModelForSequenceClassification, self.configured()))]
+    def check(self, length: int) -> None:
+        positions = token_positions(self.outline)
+        if positions is not None and length > positions:
+            raise ValueError(f"{self.source} has {positions} positions: sequence_length = {length} is more")
+
+    def timed(self, head: str, labels: int) -> Any:
+        return self.built(AUTO_HEADS[head], self.configured(num_labels=labels))
 
     @staticmethod
     def kind(task: Task) -> Any:
-        return AutoModelForTokenClassification if task.definition.tokens else AutoModelForSequenceClassification
+        return AUTO_HEADS[head_of(task)]
 
     def loaded(self, task: Task, folder: Path, length: int, **options: Any) -> tuple[Any, list[str]]:
         """The model, and the weights of it that are new."""
-        self.check_length(length)
+        self.check(length)
         model, info = self.built(self.kind(task), self.configured(**classes(task)), folder, **options)
         rows, ids = model.get_input_embeddings().num_embeddings, len(self.context.tokenizer)
         if rows < ids:
@@ -168,15 +184,23 @@ class HubEncoder:
     def not_made(self, what: str, error: Exception) -> ValueError:
         return ValueError(f"{self.source}: transformers makes no {what} of it: {reason(error)}")
 
-    def check_length(self, length: int) -> None:
-        positions = token_positions(self.outline)
-        if positions is not None and length > positions:
-            raise ValueError(f"{self.source} has {positions} positions: sequence_length = {length} is more")
-
 
 ENCODERS: dict[str, type[MuxEncoder] | type[HubEncoder]] = {
     "bert": MuxEncoder, "electra": MuxEncoder, "hub": HubEncoder,
 }
+
+
+PUBLISHED = ("gaussian", "rsa")  # the multiplexer and the demultiplexer that a name need not mention
+
+
+def name_of(family: str, size: str, N: int, *kind: str) -> str:
+    """A model's name for people: "bert BASE, N = 2, contextual". `kind`: multiplexer and demultiplexer, if any."""
+    unusual = [part for part, usual in zip(kind, PUBLISHED, strict=False) if part != usual]
+    return ", ".join([f"{family} {size}", f"N = {N}", *unusual])
+
+
+def head_of(task: Task) -> str:
+    return "token" if task.definition.tokens else "sequence"
 
 
 def classes(task: Task) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import time
 
 from mux.recipe import EnsembleStage
 from mux.stages.context import Context
-from mux.stages.evaluation import evaluate_tasks
+from mux.stages.evaluation import Variant, evaluate_tasks
 
 
 def run(context: Context, stage: EnsembleStage) -> None:
     started = time.monotonic()
     context.start(context.plan.stage(stage.id))
-    copies = {str(k): {"tasks": evaluate_tasks(context, stage.id, stage.tickets, k)} for k in stage.copies}
-    context.finish(stage.id, {"copies": copies}, started)
+    variants = {str(k): Variant(f"copies{k}", copies=k) for k in stage.copies or range(1, context.recipe.model.N + 1)}
+    copies = evaluate_tasks(context, stage.id, stage.tickets, variants)
+    context.finish(stage.id, {"source": context.plan.stage(stage.id).source, "copies": copies}, started)

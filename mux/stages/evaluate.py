@@ -1,4 +1,6 @@
-"""Evaluate the fine-tuned models of an earlier stage again, over as many tickets as one likes."""
+"""Evaluate the fine-tuned models of an earlier stage again: over as many tickets as one likes, and with other
+strategies of who shares a group (paper section 6.3).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,11 @@ import time
 
 from mux.recipe import EvaluateStage
 from mux.stages.context import Context
-from mux.stages.evaluation import evaluate_tasks
+from mux.stages.evaluation import Variant, evaluate_tasks
 
 
 def run(context: Context, stage: EvaluateStage) -> None:
     started = time.monotonic()
     context.start(context.plan.stage(stage.id))
-    context.finish(stage.id, {"tasks": evaluate_tasks(context, stage.id, stage.tickets, copies=1)}, started)
+    variants: dict[str, Variant] = {name: Variant(name, composition=name) for name in stage.compositions}
+    context.finish(stage.id, {"compositions": evaluate_tasks(context, stage.id, stage.tickets, variants)}, started)

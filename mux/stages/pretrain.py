@@ -57,8 +57,10 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
                               stage.keep_checkpoints)
-    position = resume(context, checkpoints, engine, plan, stage.steps)
-    last = train(
+    position = resume(context, checkpoints, engine, stage.id)
+    if position.step:
+        context.start(plan, stage.steps, position.step)
+    end = train(
         Training(stage=stage.id, steps=stage.steps, batches=CorpusBatches(corpus, questions, N, stage.seed, share),
                  objective=objective, schedule=Schedule(stage.learning_rate, stage.warmup_steps, stage.steps),
                  groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
@@ -68,7 +70,8 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
     result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
     result |= held_out(context, engine, objective, questions, plan.micro_batch)
-    if last is not None:
+    result |= {"retrieval_rate": retrieval_rate, "curve": end.curve.columns()}
+    if last := end.last:
         result |= {"instances_per_second": last.instances_per_second, "tokens_per_second": last.tokens_per_second,
                    "training_loss": last.loss, "skipped": last.skipped}
     engine.close()

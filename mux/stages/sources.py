@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mux.hub.fetch import local_folder
-from mux.recipe import TASKS, TaskDefinition
+from mux.recipe import TaskDefinition, tasks
 from mux.run import pretrained_model, read_json
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def newest_model(run: Path) -> Path:
 
 def definition_of(context: Context, task: str) -> TaskDefinition:
     """The recipe's own, or the one that goes by this name."""
-    return context.recipe.tasks.define.get(task) or TASKS[task]
+    return tasks.definition_of(task, context.recipe.tasks)
 
 
 def weights_hash(folder: Path) -> str:

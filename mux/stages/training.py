@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from mux.event import Notice, StepDone, decode
-from mux.run import StagePlan
+from mux.event import Notice
 from mux.stages.context import Context
 from mux.train.checkpoint import Checkpoints, Identity
 from mux.train.engine import Engine
@@ -19,14 +18,10 @@ def identity(context: Context, training: str) -> Identity:
                     zero_stage=engine.zero_stage, precision=engine.precision)
 
 
-def resume(context: Context, checkpoints: Checkpoints, engine: Engine, plan: StagePlan, steps: int) -> Position:
-    """Load the newest valid checkpoint, if there is one, and say from which step the training goes on."""
-    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=plan.id)))
-    if manifest is None:
-        return Position()
-    context.start(plan, steps, manifest["step"])
-    last = decode(manifest["progress"]["last"] or "")
-    return Position(manifest["step"], last if isinstance(last, StepDone) else None)
+def resume(context: Context, checkpoints: Checkpoints, engine: Engine, stage_id: str) -> Position:
+    """Load the newest valid checkpoint, if there is one: where the training stands."""
+    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=stage_id)))
+    return Position() if manifest is None else Position.from_manifest(manifest)
 
 
 def save_memory(context: Context, model: PreTrainedModel) -> None:

@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from mux.event import CheckpointSaved, Event, StepDone, encode
+from mux.event import CheckpointSaved, Event, StepDone, decode, encode
+from mux.trace import Curve
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine, Ranks, Step
 from mux.train.objective import Batch, Objective
@@ -45,6 +46,7 @@ class Training:
     log_every: int
     save_every: int
     task: str | None = None
+    name: str | None = None  # of a training of a fine-tuning stage, which has several
 
 
 @dataclass
@@ -63,22 +65,33 @@ class Interval:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands: at its beginning, or where a checkpoint left it."""
+    """Where a training stands: at its beginning, where a checkpoint left it, or at its end."""
 
     step: int = 0
     last: StepDone | None = None
+    curve: Curve = field(default_factory=Curve)
+
+    def progress(self) -> dict[str, Any]:
+        """As a checkpoint's manifest keeps it, beside its step."""
+        return {"last": encode(self.last) if self.last else None, "curve": self.curve.to_json()}
+
+    @classmethod
+    def from_manifest(cls, manifest: dict[str, Any]) -> Position:
+        progress = manifest["progress"]
+        last = decode(progress["last"] or "")
+        return cls(manifest["step"], last if isinstance(last, StepDone) else None, Curve.from_json(progress["curve"]))
 
 
 def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, position: Position,
           log: Callable[[Event], None], stop_requested: Callable[[], bool],
-          moved: Callable[[int], None]) -> StepDone | None:
-    """Run from `position` to the end; returns the last StepDone. `moved` is told each step as it begins.
+          moved: Callable[[int], None]) -> Position:
+    """Run from `position` to the end, which is returned. `moved` is told each step as it begins.
 
     All ranks agree on a stop at the same step, save one checkpoint and raise Stopped. Raises FloatingPointError if the
     loss is not finite, before such weights are saved (fp16: only the loss scaler may skip steps for a while).
     """
     engine.model.train()
-    interval, first_step, last = Interval(), position.step, position.last
+    interval, first_step = Interval(), position.step
     saved_at = first_step if first_step > 0 else None
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
         ahead = loader.submit(training.batches, first_step) if first_step < training.steps else None
@@ -94,7 +107,7 @@ def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpo
             if stop:
                 if step != saved_at:
                     refuse_nan(training, engine, ranks, interval, step)
-                    save(checkpoints, engine, training, step, last, log)
+                    save(checkpoints, engine, training, position, log)
                 raise Stopped(step)
             outcome = optimizer_step(training, engine, ranks, micro_batches, totals, step, interval)
 
@@ -106,11 +119,13 @@ def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpo
             if logging:
                 last = report(training, ranks, interval, outcome, done)
                 log(last)
+                position = replace(position, last=last, curve=position.curve.add(done, last.loss, last.accuracy))
                 interval = Interval()
+            position = replace(position, step=done)
             if saving:
-                interval.save += save(checkpoints, engine, training, done, last, log)
+                interval.save += save(checkpoints, engine, training, position, log)
                 saved_at = done
-    return last
+    return position
 
 
 def agree(objective: Objective, micro_batches: list[Batch], ranks: Ranks, stop: bool) -> tuple[bool, dict[str, float]]:
@@ -164,7 +179,7 @@ def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, 
     seconds = time.monotonic() - interval.started
     per_second = interval.steps / (seconds - interval.save)
     return StepDone(
-        stage=training.stage, step=done, steps=training.steps, task=training.task,
+        stage=training.stage, step=done, steps=training.steps, task=training.task, training=training.name,
         loss=sum(training.objective.weights[name] * losses[name] for name in names),
         task_loss=losses.get("task"), retrieval_loss=losses.get("retrieval"),
         accuracy=accuracy if math.isfinite(accuracy) else None,
@@ -176,13 +191,12 @@ def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, 
         seconds_save=interval.save / interval.steps)
 
 
-def save(checkpoints: Checkpoints, engine: Engine, training: Training, step: int, last: StepDone | None,
+def save(checkpoints: Checkpoints, engine: Engine, training: Training, position: Position,
          log: Callable[[Event], None]) -> float:
     """Commit a checkpoint and return the seconds it took."""
-    progress: dict[str, Any] = {"instances_seen": step * training.groups * training.N,
-                                "last": encode(last) if last else None}
-    saved = checkpoints.save(engine, step, progress)
-    log(CheckpointSaved(stage=training.stage, step=step, path=str(saved.path), bytes=saved.bytes,
+    instances = position.step * training.groups * training.N
+    saved = checkpoints.save(engine, position.step, {"instances_seen": instances} | position.progress())
+    log(CheckpointSaved(stage=training.stage, step=position.step, path=str(saved.path), bytes=saved.bytes,
                         seconds=saved.seconds))
     return saved.seconds
 

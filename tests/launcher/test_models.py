@@ -23,6 +23,7 @@ from transformers import (
 import mux.model  # noqa: F401 - registers the models
 from mux.hub.princeton import import_folder
 from mux.recipe import files
+from mux.recipe.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "tests" / "recipes" / "models.toml"
@@ -44,7 +45,7 @@ SHAPE = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embedd
 def rows(tmp_path_factory) -> Path:
     """A folder with rows of words, each of which is "the" or not, and of texts with a number by their length."""
     folder = tmp_path_factory.mktemp("rows")
-    texts = [row["text"] for path in files.expand("builtin:topic_train") for row in files.read_rows(path)][:200]
+    texts = [row["text"] for path in files.expand("builtin:topic_train") for row in read_rows(path)][:200]
     words = [text.split()[:6] for text in texts]
     made = {
         "words": [{"tokens": row, "labels": ["THE" if word.lower() == "the" else "O" for word in row]}
@@ -174,7 +175,8 @@ def test_other_encoders_are_tuned_evaluated_and_timed(name, trained, tmp_path):
     assert tuned.config.num_labels == 11 and (run.path / "topic/model/tokenizer.json").exists()
     assert len(json.loads((run.path / "environment.json").read_text())["data"][f"model {source}"]) == 64
     if "evaluate throughput" in stages:
-        assert run.stage("evaluate")["tasks"]["topic"]["tickets"] == run.stage("topic")["tasks"]["topic"]["tickets"]
+        again = run.stage("evaluate")["compositions"]["random"]["tasks"]["topic"]
+        assert again["tickets"] == run.stage("topic")["tasks"]["topic"]["tickets"]
         assert [(row["model"], row["N"]) for row in run.stage("throughput")["rows"]] == [
             (source, 1), ("bert BASE (transformers)", 1)]
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import pytest
@@ -142,6 +142,7 @@ def test_jobs_are_consecutive_stages_with_one_placement(tmp_path):
     jobs = planned(tmp_path, slots=(8, 8)).jobs
     assert [(job.id, job.stages, job.world_size) for job in jobs] == [
         (0, ("retrieval", "pretrain"), 16), (1, ("finetune", "ensemble", "throughput"), 1)]
+    assert [job.phase for job in planned(tmp_path, slots=(8, 8)).jobs] == [0, 1]
     assert jobs[1].hosts == (Host(name="h0", slots=1),)
 
 
@@ -206,6 +207,56 @@ def test_steps_of_tasks(tmp_path):
     stage = planned(tmp_path, tasks, "stages.finetune.steps=9").stage("finetune")
     assert (stage.task_steps, stage.steps) == ({"topic": 9, "rte": 9}, None)
     assert planned(tmp_path, "stages.finetune.seeds=[0, 1]").stage("finetune").steps is None
+
+
+SEARCH = "stages.finetune.search={learning_rate = [2e-5, 5e-5], batch = [16, 64]}"
+
+
+def test_trainings_are_packed_over_the_devices(tmp_path):
+    made = planned(tmp_path, SEARCH, "stages.finetune.seeds=[0, 1]", 'stages.finetune.tasks=["topic", "rte"]',
+                   "stages.retrieval.batch=3", "stages.pretrain.batch=3", slots=(2, 1))
+    stage = made.stage("finetune")
+    names = [training.name for training in stage.trainings]
+    assert len(names) == len(set(names)) == 2 * 4 * 2
+    assert names[:2] == ["topic/seed0_lr2e-05_batch16", "topic/seed1_lr2e-05_batch16"]
+    assert {training.steps for training in stage.trainings if training.task == "rte"} == {2000}
+    jobs = [job for job in made.jobs if job.trainings]
+    assert [(job.id, job.phase, job.stages, job.first_rank) for job in jobs] == [
+        (1, 1, ("finetune",), 0), (2, 1, ("finetune",), 1), (3, 1, ("finetune",), 2)]
+    assert [(host.name, host.slots, host.first_slot) for job in jobs for host in job.hosts] == [
+        ("h0", 1, 0), ("h0", 1, 1), ("h1", 1, 0)]
+    assert jobs[2].ranks() == [{"name": "h1", "ranks": [2]}]
+    assert sorted(name for job in jobs for name in job.trainings) == sorted(names)
+    work = {training.name: training.steps * training.point.batch for training in stage.trainings}
+    loads = [sum(work[name] for name in job.trainings) for job in jobs]
+    assert max(loads) - min(loads) <= max(work.values())
+    for job in jobs:  # a task's rows are read once
+        tasks = [name.split("/")[0] for name in job.trainings]
+        assert len(list(groupby(tasks))) == len(set(tasks))
+    assert [(job.phase, job.stages) for job in made.jobs if not job.trainings] == [
+        (0, ("retrieval", "pretrain")), (2, ("finetune", "ensemble", "throughput"))]
+
+
+def test_trainings_on_one_device_need_no_jobs_of_their_own(tmp_path):
+    assert [job.trainings for job in planned(tmp_path, SEARCH, slots=(1,)).jobs] == [()]
+    few = planned(tmp_path, "stages.finetune.seeds=[0, 1]", slots=(8,))
+    assert [len(job.trainings) for job in few.jobs] == [0, 1, 1, 0]
+
+
+def test_trainings_behind_a_stage_of_the_same_placement(tmp_path):
+    text = RECIPE.replace('kind = "finetune"', 'kind = "throughput"\nid = "before"\n[[stages]]\nkind = "finetune"')
+    jobs = planned(tmp_path, SEARCH, text=text, slots=(2,)).jobs
+    assert [(job.phase, job.stages, len(job.trainings)) for job in jobs] == [
+        (0, ("retrieval", "pretrain"), 0), (1, ("before",), 0), (2, ("finetune",), 2), (2, ("finetune",), 2),
+        (3, ("finetune", "ensemble", "throughput"), 0)]
+
+
+def test_what_results_say_of_the_model(tmp_path):
+    made = planned(tmp_path)
+    assert made.model == {"family": "bert", "source": None, "N": 2, "size": "TINY", "layers": 2, "hidden": 128,
+                          "multiplexer": "gaussian", "demultiplexer": "rsa", "compat": None,
+                          "parameters": made.parameters}
+    assert planned(tmp_path, "model.N=1", "stages.ensemble.copies=[1]").model["multiplexer"] is None
 
 
 # --- DeepSpeed ------------------------------------------------------------------------------------
@@ -319,18 +370,19 @@ def test_disk(tmp_path):
     size = memory.pretraining(loaded.recipe.model, 1000)
     checkpoint, model = 14 * size.trained + 2 * size.frozen, 4 * size.total
     texts = (ROOT / "mux/data/builtin/wiki_leads.txt").stat().st_size
-    needs = footprint.disk(loaded.recipe, made.stages)
+    needs = footprint.disk(loaded.recipe, made.stages, 2)
     assert needs == {
         "stage retrieval": (1 + 1) * checkpoint + model,  # 100 steps: only the last is saved
         "stage pretrain": (4 + 1) * checkpoint + model,
-        "stage finetune": (2 + 1) * checkpoint + (2 + 6) * model,  # rte has 2,000 steps; 3 points x 2 seeds
+        # rte has 2,000 steps; 2 tasks x 3 points x 2 seeds, two at a time
+        "stage finetune": 2 * (2 + 1) * checkpoint + (2 + 12) * model,
         "token store": texts // 2 * 2}
     assert made.disk_bytes == sum(needs.values())
 
 
 def test_disk_of_texts_that_are_not_here(tmp_path):
     loaded = recipe(tmp_path, 'corpus.sources=["hub:wikimedia/wikipedia/20231101.en", "path:none/*.txt"]')
-    needs = footprint.disk(loaded.recipe, plan.make(loaded, cluster(2), tmp_path).stages)
+    needs = footprint.disk(loaded.recipe, plan.make(loaded, cluster(2), tmp_path).stages, 2)
     assert needs["token store, without hub: texts"] == 0
 
 
@@ -339,7 +391,9 @@ def test_the_papers_recipe_on_its_cluster():
     made = plan.make(loaded, hostfile.read(ROOT / "hostfiles" / "8x_a100.txt"), Path("runs/x"))
     stage = made.stage("pretrain")
     assert (stage.devices, stage.batch, stage.micro_batch, stage.accumulation) == (64, 256, 4, 1)
-    assert [job.world_size for job in made.jobs] == [64, 1]
+    assert [(phase, {job.world_size for job in jobs}) for phase, jobs in groupby(made.jobs, lambda job: job.phase)] == [
+        (0, {64}), (1, {1}), (2, {1})]
+    assert len([job for job in made.jobs if job.trainings]) == len(made.stage("finetune").trainings) <= 64
     alone = plan.make(loaded, hostfile.read(ROOT / "hostfiles" / "one_host_8x_a100.txt"), Path("runs/x"))
     assert (alone.stage("pretrain").micro_batch, alone.stage("pretrain").accumulation) == (32, 1)
 

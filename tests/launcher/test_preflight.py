@@ -1,6 +1,7 @@
 """What is refused between the plan and the first process, and what a dry run warns of."""
 
 import json
+import lzma
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import gpu, hostfile, plan, preflight
+from launcher import gpu, hostfile, named_files, plan, preflight
 from mux.recipe import load
 from mux.run import Cluster, Host, Plan, RunDirectory
 
@@ -163,7 +164,7 @@ def test_a_corpus_that_nothing_reads_is_not_checked():
 def test_of_a_large_corpus_only_the_beginning_is_parsed(monkeypatch):
     Path("texts/a.txt").write_bytes(b"text\n\n" * 2000 + b"\xff\n")
     assert "a.txt:4001" in only(problems(planned()))
-    monkeypatch.setattr(preflight, "PARSED_BYTES", 1000)
+    monkeypatch.setattr(named_files, "PARSED_BYTES", 1000)
     assert problems(planned()) == []
 
 
@@ -217,6 +218,78 @@ def test_rows_of_words(row, wrong):
 def test_words_of_one_class():
     Path("words.jsonl").write_text('{"words": ["x", "y"], "tags": ["A", "A"]}')
     assert 'all rows have the label "A"' in only(problems(planned(*WORDS)))
+
+
+def originals(folder: str, **texts: str) -> None:
+    for name, text in texts.items():
+        path = Path(folder, name.replace("__", "/").replace("_tsv", ".tsv"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+MRPC = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+NAMED = ('tasks.root="path:data"', 'stages.finetune.tasks=["mood", "mrpc"]')
+
+
+def test_original_files():
+    made = planned(*NAMED)
+    assert only(problems(made)) == f"--set: tasks.root: there is no folder {Path.cwd()}/data"
+    originals("data", glue__MRPC__train_tsv=f'\ufeff{MRPC}1\t1\t2\tOne "odd.\tTwo.\n0\t3\t4\tThree.\tFour.\n')
+    assert only(problems(made)) == (
+        "--set: tasks.root: task mrpc has no file glue/MRPC/dev.tsv there\n"
+        f"    looked for glue/MRPC/dev.tsv, glue_data/MRPC/dev.tsv or MRPC/dev.tsv in {Path.cwd()}/data")
+    assert preflight.warnings(made) == problems(made)
+    originals("data", glue__MRPC__dev_tsv=f"{MRPC}1\t5\t6\tFive.\t\n")
+    assert problems(planned(*NAMED)) == []
+    originals("data", glue__MRPC__dev_tsv=f"{MRPC}1\t5\t6\tFive.\n")
+    assert only(problems(planned(*NAMED))).startswith("data/glue/MRPC/dev.tsv:2: has 4 values")
+    originals("data", glue__MRPC__dev_tsv=f"{MRPC}1\t5\t6\t\t \n")
+    assert 'row 1 of data/glue/MRPC/dev.tsv has no text in column "#1 String" and "#2 String"' in only(
+        problems(planned(*NAMED)))
+
+
+def test_further_rows_and_rows_to_choose_on():
+    keys = ('tasks.define.mood.dev="path:dev.jsonl"', 'tasks.define.mood.also={far = "path:far.jsonl"}')
+    found = problems(planned(*keys))
+    assert len(found) == 2
+    assert found[0].startswith('--set: tasks.define.mood.dev: "path:dev.jsonl" matches no file')
+    assert found[1].startswith('--set: tasks.define.mood.also.far: "path:far.jsonl" matches no file')
+    Path("dev.jsonl").write_text('{"text": "x", "label": 1}\n')
+    Path("far.jsonl").write_text('{"text": "x", "label": 2}\n')
+    assert "no row of path:train.jsonl has the label" in only(problems(planned(*keys)))
+    assert problems(planned(*keys, 'tasks.define.mood.labels=["bad", "good", "fine"]')) == []
+    assert only(problems(planned(*keys, 'tasks.define.mood.labels=["bad", "good"]'))) == (
+        "--set: tasks.define.mood.also.far: the task's labels lack \"2\"\n    they are \"bad\" and \"good\"")
+
+
+def test_classes_of_a_file_that_is_not_parsed_whole_are_unknown(monkeypatch):
+    Path("test.tsv").write_text("text\tlabel\nfine\t2\n")
+    assert "no row of path:train.jsonl has the label" in only(problems(planned()))
+    monkeypatch.setattr(named_files, "PARSED_BYTES", Path("train.jsonl").stat().st_size - 1)
+    assert problems(planned()) == []
+
+
+def test_formats_that_are_named():
+    Path("words.txt").write_text("Ada B-PER\nwrote O\n\nno O\n")
+    keys = [key.replace("words.jsonl", "words.txt").replace('"words"', '"tokens"').replace('"tags"', '"labels"')
+            for key in WORDS]
+    assert problems(planned(*keys, 'tasks.define.mood.format="conll"')) == []
+    Path("words.txt").write_text("Ada B-PER\nwrote\n")
+    found = problems(planned(*keys, 'tasks.define.mood.format="conll"'))
+    assert len(found) == 2 and all(text.startswith("words.txt:2: has 1 of 2 columns") for text in found)
+
+
+def test_broken_lines_up_to_the_number_that_may_be_left_out():
+    Path("test.tsv").write_text("text\tlabel\na\nfine\t1\n")
+    assert "test.tsv:2: has 1 values" in only(problems(planned()))
+    assert problems(planned("tasks.define.mood.broken_lines=1")) == []
+
+
+def test_packed_texts():
+    Path("texts/b.txt.xz").write_bytes(lzma.compress(b"More text.\n"))
+    assert problems(planned()) == []
+    Path("texts/b.txt.xz").write_bytes(lzma.compress(b"More text.\n")[:-8])
+    assert only(problems(planned())).startswith("texts/b.txt.xz: is damaged: ")
 
 
 def test_missing_files_are_warnings_in_a_dry_run():

@@ -52,6 +52,6 @@ def test_the_gpus_that_are_left_to_us_are_the_ones_we_take(planned, monkeypatch)
 
 @pytest.mark.parametrize(("code", "said"), [(1, "exit code 1"), (-9, "SIGKILL"), (137, "SIGKILL"), (247, "SIGKILL")])
 def test_how_a_process_ended_in_words(code, said):
-    from launcher.supervisor import signal_name
+    from launcher.attempt import signal_name
 
     assert signal_name(code) == said

@@ -34,8 +34,15 @@ def test_every_stage_ends_in_its_result(finished):
     assert set(copies) == {"1", "2"}
     assert copies["1"]["tasks"]["topic"]["tickets"] == topic["tickets"]  # the same model, the same tickets
     rows = finished.stage("throughput")["rows"]
-    assert [row["N"] for row in rows] == [2, 1, 1] and rows[1]["ratio_to_n1"] == 1.0
-    assert all(row["instances_per_second"] > 0 for row in rows)
+    assert [(row["model"], row["batches_of"], row["batch"]) for row in rows] == [
+        (name, *fed) for name, both in (
+            ("bert 2x32, N = 2", (("instances", 8), ("one_group", 2))),
+            ("bert 2x32, N = 1", (("instances", 8), ("one_group", 1))),
+            ("bert BASE (transformers)", (("instances", 8), ("one_group", 1)))) for fed in both]
+    assert finished.stage("throughput")["ratio"] == rows[0]["ratio_to_n1"]
+    assert all(row["instances_per_second"] > 0 and row["head"] == "sequence" for row in rows)
+    assert all((row["ratio_to_n1"] == 1.0) == (row["N"] == 1) for row in rows)
+    assert [row["ratio_to_bert_base"] for row in rows[-2:]] == [1.0, 1.0]
 
 
 def test_the_events_tell_the_whole_story(finished):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def plan(N: int = 2, name: str = "quickstart", tasks: dict[str, Any] | None = No
         directory="/runs/quickstart",
         recipe={"model": {"family": "bert", "size": "TINY", "N": N} | model, "tasks": {"define": tasks or {}}},
         recipe_digest="",
+        model={},
         provenance={},
         cluster=cluster,
         stages=(),
@@ -187,6 +189,56 @@ def test_numbers_that_are_missing_are_dashes() -> None:
     results["stages"][3]["copies"]["2"]["tasks"]["topic"]["mean"] = None
     text = drawn(results, 100, Path("r"))
     assert "retrieval accuracy               –" in text and "– ± .008" in text
+
+
+def test_what_a_search_chose_on_and_what_else_was_scored() -> None:
+    results = quickstart()
+    search = [{"learning_rate": rate, "batch": 16, "mean": 0.4} for rate in (2e-5, 5e-5)]
+    results["stages"][2]["tasks"] = {"mnli": TOPIC | {
+        "also": {"mismatched": TOPIC | {"mean": 0.399}}, "seeds": {"0": 0.431, "1": 0.44}, "search": search,
+        "chosen": {"learning_rate": 2e-5, "batch": 16, "on": "held-out train rows (10 %)"}}}
+    results["stages"][2]["averages"] = {"glue": 0.55}
+    text = drawn(results, 140, Path("r"))
+    assert "over 5 tickets, first of 2 seeds" in text
+    assert "mnli: best of 2 points by held-out train rows (10 %)" in text
+    assert "mnli mismatched accuracy  .399 ± .008" in text and re.search(r"average glue +\.550", text)
+    results["stages"][2]["tasks"]["mnli"]["chosen"]["on"] = None
+    assert "best of" not in drawn(results, 140, Path("r"))
+
+
+def test_compositions_and_layers_have_panels_of_their_own() -> None:
+    results = quickstart()
+    assert "padding" not in drawn(results, 100, Path("r"))
+    results["stages"] += [
+        {"id": "evaluate", "kind": "evaluate", "status": "done", "compositions": {
+            name: {"tasks": {"topic": TOPIC | {"padding": padding, "instances_per_second": 100.0}}}
+            for name, padding in (("random", 0.31), ("length", 0.04))}},
+        {"id": "muxology", "kind": "muxology", "status": "done", "models": [
+            {"name": "bert TINY, N = 2", "N": 2, "layers": [
+                {"layer": layer, "mean_abs": 0.5 * layer, "attention_entropy": 3.0 - layer} for layer in (1, 2)]}]}]
+    text = drawn(results, 100, Path("r"))
+    assert re.search(r"random +topic accuracy +\.431 ± \.008 +\.440 +31 % +100", text)
+    assert re.search(r"length +topic accuracy .* 4 %", text)
+    assert re.search(r"bert TINY, N = 2 +2 +\.500 → 1\.00 +2\.00 → 1\.00", text)
+
+
+def test_of_many_throughput_rows_the_plainest_are_shown() -> None:
+    results = quickstart()
+    rows = [row(f"model {number} {mode} {head}", 2, 2310.0, 1.92, 54.2) | {"mode": mode, "head": head, "batches_of": of}
+            for number in range(12) for mode in ("compiled", "eager") for head in ("token", "sequence")
+            for of in ("one_group", "instances")]
+    results["stages"][4]["rows"] = rows
+    text = drawn(results, 100, Path("r"))
+    assert text.count("eager sequence") == 10 and "compiled" not in text and "token" not in text.split("throughput")[1]
+    assert "… 86 more rows" in text and "mux report r" in text
+    results["stages"][4]["rows"] = [one for one in rows if one["head"] == "token"]
+    assert "compiled token" in drawn(results, 100, Path("r"))
+
+
+def test_the_report_is_offered_once_there_is_something_to_report() -> None:
+    path = Path("with a blank")
+    assert "mux report 'with a blank'" in drawn(quickstart(), 100, path)
+    assert "mux report" not in drawn({"stages": quickstart()["stages"][:2]}, 100, path)
 
 
 def test_speed_is_only_claimed_for_the_models_own_N() -> None:

@@ -43,8 +43,18 @@ RESULT = st.dictionaries(
         )
     }
 )
+TRAININGS = st.lists(
+    st.fixed_dictionaries(
+        {"name": TEXT, "task": TEXT, "seed": NUMBER, "learning_rate": st.floats(0, 1), "batch": NUMBER}
+        | {"steps": NUMBER, "done": st.booleans()}
+    ),
+    max_size=5,
+)
 STAGES = st.lists(
-    st.fixed_dictionaries({"id": TEXT, "kind": TEXT, "steps": st.none() | NUMBER, "done": st.booleans()}),
+    st.fixed_dictionaries(
+        {"id": TEXT, "kind": TEXT, "steps": st.none() | NUMBER, "done": st.booleans()},
+        optional={"trainings": TRAININGS},
+    ),
     max_size=4,
 )
 BY_TYPE = {

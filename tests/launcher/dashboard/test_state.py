@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import pytest
 
 from launcher.dashboard import State, fold
-from launcher.dashboard.series import LOSSES, Pace, Trace
-from launcher.dashboard.state import EVALUATIONS, LATEST
+from launcher.dashboard.folding import EVALUATIONS, LATEST
+from launcher.dashboard.series import Pace
 from mux.event import (
     Evaluated,
     Event,
@@ -24,6 +24,7 @@ from mux.event import (
     StageStarted,
     StepDone,
 )
+from mux.trace import POINTS, Trace
 
 HOSTS = [{"name": "a", "ranks": [0, 1]}, {"name": "b", "ranks": [2]}]
 
@@ -238,7 +239,7 @@ def test_a_million_steps_take_no_more_room_than_a_thousand() -> None:
     trace, pace = Trace(), Pace()
     for number in range(10, 1_000_001, 10):
         trace = trace.add(number, float(number))
-    assert LOSSES // 2 <= len(trace.points) <= LOSSES
+    assert POINTS // 2 <= len(trace.points) <= POINTS
     assert trace.points[0][1] == pytest.approx(
         (10 + trace.points[0][0]) / 2
     )  # the mean of all that it covers

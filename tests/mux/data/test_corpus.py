@@ -271,6 +271,20 @@ def test_a_hub_data_set_is_read_from_a_local_folder(hub_folder, texts, tokenizer
     assert both.manifest["documents"] == 200
 
 
+def test_a_split_of_a_hub_data_set_is_read_where_one_is_named(hub_folder, tokenizer, leads, tmp_path):
+    (hub_folder / "wiki").mkdir()
+    half = len(leads) // 2
+    for split, texts in (("train", leads[:half]), ("validation", leads[half:])):
+        lines = [json.dumps({"text": text}) for text in texts]
+        (hub_folder / "wiki" / f"{split}.jsonl").write_text("\n".join(lines))
+    found = {name: open_corpus([name], LENGTH, tokenizer, tmp_path / "cache", True, quiet)
+             for name in ("hub:here/wiki", "hub:here/wiki:train", "hub:here/wiki:validation")}
+    usual, train, validation = found.values()
+    assert usual.hash == train.hash != validation.hash
+    assert [corpus.manifest["documents"] for corpus in (train, validation)] == [half, len(leads) - half]
+    assert not np.array_equal(train.tokens[:5], validation.tokens[:5])
+
+
 def test_a_hub_data_set_that_cannot_be_had_is_refused_with_the_way_out(hub_folder, tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"hub:no/such: split 'train' cannot be loaded: .* Without a net"):
         open_corpus(["hub:no/such"], LENGTH, tokenizer, tmp_path, True, quiet)

@@ -111,6 +111,119 @@ def test_hub_splits_carry_their_class_names(hub_folder):
         cola("hub:here/cola:dev")
 
 
+def test_named_classes_are_spelt_by_name_or_number(load):
+    train, test = lines(row("a", 1), row("b", "no"), row("c", "0")), lines(row("d", "maybe"), row("e", 2.0))
+    task = load(train, test, labels=("no", "yes", "maybe"))
+    assert task.labels == ("no", "yes", "maybe") and task.outputs == 3
+    assert task.train.labels.tolist() == [1, 0, 0] and task.test.labels.tolist() == [2, 2]
+    with pytest.raises(ValueError, match=r"test\.jsonl: row 1: label .3. is not among the classes .*: no, yes, maybe"):
+        load(train, lines(row("d", 3)), labels=("no", "yes", "maybe"))
+    with pytest.raises(ValueError, match="label '0' is not among"):  # names that are numbers leave no other numbers
+        load(lines(row("a", 0)), test, labels=("1", "2"))
+
+
+def test_named_classes_order_the_hubs(hub_folder):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = Features(tokens=List(Value("string")), tags=List(ClassLabel(names=["X", "_", "NOUN"])))
+    for part, tags in (("train", [0, 2]), ("test", [2, 0]), ("more", [1, 0])):
+        (hub_folder / part).mkdir()
+        Dataset.from_dict({"tokens": [["a", "b"]], "tags": [tags]}, features=features).to_parquet(
+            hub_folder / part / "train.parquet")
+
+    def pos(test: str) -> Task:
+        return load_task("pos", TaskDefinition(train="hub:here/train:train", test=test, tokens="tokens", label="tags",
+                                               labels=("NOUN", "X")))
+
+    task = pos("hub:here/test:train")
+    assert task.labels == ("NOUN", "X") and task.train.labels.tolist() == [1, 0] and task.test.labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="row 1: item 1: label '1' is not among the classes"):
+        pos("hub:here/more:train")
+
+
+def test_further_rows_and_rows_to_choose_on(load, tmp_path):
+    for name, label in (("dev", "yes"), ("far", "no")):
+        (tmp_path / f"{name}.jsonl").write_text(lines(row(name, label)))
+    parts = {"dev": "path:dev.jsonl", "also": {"far": "path:far.jsonl"}}
+    task = load(GOOD, GOOD, **parts)
+    assert task.dev is None and task.also.keys() == {"far"}
+    assert task.also["far"].texts == ("far",) and task.also["far"].labels.tolist() == [0]
+    with_dev = load_task("mine", task.definition, dev=True)
+    assert with_dev.dev is not None and with_dev.dev.labels.tolist() == [1]
+    assert with_dev.content_hash == task.content_hash != load(GOOD, GOOD).content_hash
+    assert load_task("mine", load(GOOD, GOOD).definition, dev=True).dev is None  # the definition has none
+    (tmp_path / "dev.jsonl").write_text(lines(row("x", "maybe")))
+    assert load(GOOD, GOOD, **parts).dev is None
+    with pytest.raises(ValueError, match=r"dev\.jsonl: row 1: label 'maybe'"):
+        load_task("mine", task.definition, dev=True)
+
+
+# --- a part of the train rows ---------------------------------------------------------------------------------
+def numbered_texts(part) -> list[int]:
+    return [int(text) for text in part.texts]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 1 / 3, 0.5, 0.999])
+def test_held_out_rows_have_each_class_in_its_share(load, share):
+    rows = lines(*(row(str(number), "rare" if number % 10 == 0 else "often") for number in range(300)))
+    task = load(rows, GOOD.replace('"no"', '"rare"').replace('"yes"', '"often"'))
+    rest, part = task.held_out(share)
+    assert sorted(numbered_texts(rest) + numbered_texts(part)) == list(range(300))
+    assert numbered_texts(part) == sorted(numbered_texts(part)) and len(part) == min(max(1, round(300 * share)), 299)
+    for labels in (rest.labels, part.labels):
+        assert abs(np.sum(labels == task.labels.index("rare")) - len(labels) / 10) <= 1
+    for texts, labels in ((rest.texts, rest.labels), (part.texts, part.labels)):
+        assert [task.labels[number] for number in labels] == [
+            "rare" if int(text) % 10 == 0 else "often" for text in texts]
+
+
+def test_held_out_rows_are_a_function_of_content_and_seed(load):
+    rows = lines(*(row(str(number), number % 2) for number in range(100)))
+    task = load(rows, GOOD.replace('"no"', "0").replace('"yes"', "1"))
+    again = load_task("other", task.definition)
+    assert task.held_out(0.2)[1].texts == again.held_out(0.2)[1].texts
+    assert task.held_out(0.2, seed=1)[1].texts != task.held_out(0.2)[1].texts
+    changed = load(rows.replace('"7"', '"x7"'), GOOD.replace('"no"', "0").replace('"yes"', "1"))
+    assert changed.held_out(0.2)[1].texts != task.held_out(0.2)[1].texts
+
+
+def test_held_out_numbers_are_of_all_heights(load):
+    rows = lines(*(row(str(number), number / 10) for number in range(50)))
+    _, part = load(rows, rows, regression=True, metric="pearson").held_out(0.2)
+    assert np.floor(np.sort(part.labels)).astype(int).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_of_words_whole_rows_are_held_out(load):
+    rows = lines(*(words([str(number)] * (1 + number % 3), ["A", "B", "A"][: 1 + number % 3]) for number in range(30)))
+    rest, part = of_words(load, rows, rows).held_out(0.3)
+    assert len(rest) == 21 and len(part) == 9 and part.of_words
+    for examples in (rest, part):
+        assert len(examples.labels) == sum(map(len, examples.texts)) == examples.offsets[-1]
+        for index, texts in enumerate(examples.texts):
+            labels = examples.labels[examples.offsets[index] : examples.offsets[index + 1]]
+            assert labels.tolist() == [0, 1, 0][: len(texts)]
+
+
+def test_pairs_stay_together_and_one_row_cannot_be_parted(load):
+    rows = lines(*({"text": str(number), "second": f"-{number}", "label": number % 2} for number in range(10)))
+    rest, part = load(rows, rows, text_pair="second").held_out(0.5)
+    for examples in (rest, part):
+        assert [f"-{text}" for text in examples.texts] == list(examples.pairs)
+    one = lines(row("a", 1))
+    with pytest.raises(ValueError, match="task mine: there is one train row, so none can be held out"):
+        load(one, one, regression=True, metric="pearson").held_out(0.5)
+
+
+def test_the_row_of_each_answer(load):
+    task = of_words(load, TAGGED, lines(words(["a", "b"], ["O", "PER"]), words(["c"], ["O"])))
+    assert task.test.offsets.tolist() == [0, 2, 3] and task.test.rows.tolist() == [0, 0, 1]
+    chosen = task.test.select([1, 0])
+    assert chosen.texts == (("c",), ("a", "b")) and chosen.labels.tolist() == [0, 0, 1]
+    texts = load(GOOD, GOOD).train
+    assert texts.offsets.tolist() == [0, 1, 2, 3] and texts.rows.tolist() == [0, 1, 2]
+    assert len(texts.select([])) == 0 and texts.select([]).labels.dtype == np.int64
+
+
 # --- refusals -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("train", "test", "message"), [
     (GOOD, lines(row("a", "no"), row("b", "maybe")),
@@ -138,6 +251,17 @@ def test_files_that_cannot_be_read_are_refused_by_line(load):
         load(GOOD, '{"text": "a", "label": "no"}\n{"text"\n')
     with pytest.raises(Refusal, match="nothing"):
         load_task("mine", TaskDefinition(train="path:nothing.jsonl", test="path:nothing.jsonl"))
+
+
+@pytest.mark.parametrize("pair", [("", "b"), ("a", " ")])
+def test_one_text_of_a_pair_may_be_empty(load, pair):
+    rows = lines(*({"text": first, "second": second, "label": label}
+                   for first, second, label in ((*pair, 0), ("c", "d", 1))))
+    task = load(rows, rows, text_pair="second")
+    assert (task.train.texts[0], task.train.pairs[0]) == pair
+    neither = lines({"text": " ", "second": "", "label": 0})
+    with pytest.raises(ValueError, match=r"train\.jsonl: row 3: 'text' and 'second' are empty"):
+        load(rows + neither, rows, text_pair="second")
 
 
 def test_the_content_hash_is_of_rows_and_labels(load):

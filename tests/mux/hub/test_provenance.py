@@ -24,7 +24,8 @@ def plan() -> Plan:
     stages = tuple(StagePlan(id=name, kind=kind, source=source, devices=1, task_steps=dict.fromkeys(tasks, 5))
                    for name, (kind, source, tasks) in STAGES.items())
     return Plan(name="trial", directory="trial", recipe=recipe, recipe_digest="", provenance={}, stages=stages, jobs=(),
-                cluster=Cluster(hosts=(), device="cpu", source="this host"), parameters=1, memory=[], disk_bytes=1)
+                cluster=Cluster(hosts=(), device="cpu", source="this host"), model={}, parameters=1, memory=[],
+                disk_bytes=1)
 
 
 CORPUS, TOPIC, MOOD = ("path:a.txt", "path:b.txt"), ("builtin:topic_train",), ("path:moods.jsonl",)
@@ -42,3 +43,11 @@ CORPUS, TOPIC, MOOD = ("path:a.txt", "path:b.txt"), ("builtin:topic_train",), ("
 def test_the_chain_of_a_model(plan: Plan, stage: str, task: str | None, texts: tuple[str, ...], start: str | None):
     assert training_texts(plan, stage, task) == texts
     assert chain(plan, stage)[0].source == start
+
+
+def test_known_tasks_are_named_where_their_rows_were(plan: Plan):
+    tune = plan.stages[2].model_copy(update={"task_steps": {"rte": 5}})
+    for root, train in (("hub", "hub:nyu-mll/glue/rte:train"), ("path:data", "path:data/glue/RTE/train.tsv")):
+        moved = plan.model_copy(update={"recipe": plan.recipe | {"tasks": {"root": root}}, "stages": (
+            *plan.stages[:2], tune)})
+        assert training_texts(moved, "tune", "rte") == (*CORPUS, train)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from mux.recipe import Refusal
-from mux.recipe.files import expand, read_documents, read_rows, split_hub
+from mux.recipe.files import expand, read_documents, split_hub
+from mux.recipe.rows import read_rows
 from mux.recipe.tasks import TASKS
 
 
@@ -34,7 +37,8 @@ def write(name: str, data: str | bytes) -> Path:
 
 # --- sources --------------------------------------------------------------------------------------------------
 def test_globs_directories_and_single_files(here: Path) -> None:
-    for name in ("t/b.txt", "t/a.txt", "t/c.jsonl", "t/d.csv", "t/.hidden.txt", "t/deep/e.txt", "t/x[1].txt"):
+    for name in ("t/b.txt", "t/a.txt", "t/c.jsonl", "t/c.txt.xz", "t/d.csv", "t/d.csv.gz",
+                 "t/.hidden.txt", "t/deep/e.txt", "t/x[1].txt"):
         write(name, "x")
     (here / "t/folder.txt").mkdir()
 
@@ -42,7 +46,7 @@ def test_globs_directories_and_single_files(here: Path) -> None:
         return [str(path) for path in expand(source)]
 
     assert names("path:t/*.txt") == ["t/a.txt", "t/b.txt", "t/x[1].txt"]
-    assert names("path:t") == ["t/.hidden.txt", "t/a.txt", "t/b.txt", "t/c.jsonl", "t/x[1].txt"]
+    assert names("path:t") == ["t/.hidden.txt", "t/a.txt", "t/b.txt", "t/c.jsonl", "t/c.txt.xz", "t/x[1].txt"]
     assert names("path:t/**/*.txt") == ["t/a.txt", "t/b.txt", "t/deep/e.txt", "t/x[1].txt"]
     assert names("path:t/x[1].txt") == ["t/x[1].txt"]
     assert names("path:t/[ab].txt") == ["t/a.txt", "t/b.txt"]
@@ -106,6 +110,7 @@ def test_no_data_sets_of_the_hub(source: str) -> None:
         ("a.txt", "", []),
         ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n", ["one two", "three"]),
         ("a.txt", "one\x0btwo\u2028three\n", ["one\x0btwo\u2028three"]),
+        ("a.tokens", " \n = Heading = \n \n One <unk> . \n", ["= Heading =", "One <unk> ."]),
         ("a.jsonl", '{"text": " one\\ntwo "}\n\n{"text": "", "x": 1}\n{"text": "three"}', ["one\ntwo", "three"]),
     ],
 )
@@ -124,8 +129,8 @@ def test_documents(here: Path, name: str, data: str | bytes, documents: list[str
         ("a.jsonl", "[" * 100_000, "a.jsonl:1: is not JSON: it is nested too deeply"),
         ("a.jsonl", '{"text": ' + "1" * 5000, "a.jsonl:1: is not JSON: Exceeds the limit (4300 digits)"),
         ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: is not UTF-8: byte 0xff"),
-        ("a.md", "one", "a.md: must be a .txt or .jsonl file"),
-        ("a", "one", "a: must be a .txt or .jsonl file"),
+        ("a.md", "one", "a.md: must be a .txt, .tokens or .jsonl file"),
+        ("a", "one", "a: must be a .txt, .tokens or .jsonl file"),
     ],
 )
 def test_bad_documents(here: Path, name: str, data: str | bytes, told: str) -> None:
@@ -137,39 +142,20 @@ def test_unreadable_files(here: Path) -> None:
     (here / "d.txt").mkdir()
     assert refusal(lambda: read_documents(Path("nope.txt"))) == "nope.txt: cannot be read: No such file or directory"
     assert refusal(lambda: read_documents(Path("d.txt"))) == "d.txt: cannot be read: Is a directory"
-    assert refusal(lambda: read_rows(Path("nope.tsv"))) == "nope.tsv: cannot be read: No such file or directory"
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "rows"),
-    [
-        ("a.tsv", 'text\tlabel\r\na "b\t1\r\n\t2\n', [{"text": 'a "b', "label": "1"}, {"text": "", "label": "2"}]),
-        ("a.csv", 'text,label\n"a, ""b""\nc",1\n\nd,2\n', [{"text": 'a, "b"\nc', "label": "1"},
-                                                        {"text": "d", "label": "2"}]),
-        ("a.jsonl", '{"text": "x", "label": 1}\n', [{"text": "x", "label": 1}]),
-        ("a.csv", b"\xef\xbb\xbftext\nx\n", [{"text": "x"}]),
-        ("a.csv", "text\n" + "x" * 200_000, [{"text": "x" * 200_000}]),
-        ("a.tsv", "text\n", []),
-    ],
-)
-def test_rows(here: Path, name: str, data: str | bytes, rows: list[dict[str, Any]]) -> None:
-    assert list(read_rows(write(name, data))) == rows
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "told"),
-    [
-        ("a.tsv", "text\tlabel\na\t1\nb\n", "a.tsv:3: has 1 values, the first line names 2 columns"),
-        ("a.csv", 'text,label\n"a\nb",1\nb,2,3\n', "a.csv:4: has 3 values, the first line names 2 columns"),
-        ("a.csv", 'text,label\n"a"x,1\n', "a.csv:2: is not CSV: "),
-        ("a.csv", 'text\n"a\nb\n', "a.csv:3: is not CSV: unexpected end of data"),
-        ("a.tsv", "a\tb\ta\n", "a.tsv:1: names a column twice: a, b, a"),
-        ("a.tsv", "", "a.tsv: is empty: the first line must name the columns"),
-        ("a.csv", b"a\n\xff\n", "a.csv:2: is not UTF-8: byte 0xff"),
-        ("a.jsonl", '{"label": NaN}', "a.jsonl:1: is not JSON: NaN is no number of JSON"),
-        ("a.txt", "x", "a.txt: must be a .jsonl, .tsv or .csv file"),
-    ],
-)
-def test_bad_rows(here: Path, name: str, data: str | bytes, told: str) -> None:
-    path = write(name, data)
-    assert refusal(lambda: read_rows(path)).startswith(told)
+# --- packed files ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_packed_documents_are_the_same(here: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    texts = "one \u2028 two\n\nthree\n"
+    assert list(read_documents(write(f"a.txt{suffix}", pack(texts.encode())))) == ["one \u2028 two", "three"]
+    assert list(read_documents(write(f"a.jsonl{suffix}", pack(b'{"text": "one"}')))) == ["one"]
+    packed = pack(b"word\n" * 100_000)
+    for name, data in (("short", packed[: len(packed) // 2]), ("foreign", b"not packed"),
+                       ("spoilt", packed[:30] + b"\xff" * 40 + packed[70:])):
+        path = write(f"{name}.txt{suffix}", data)
+        assert refusal(lambda path=path: read_documents(path)).startswith(f"{path}: is damaged: "), name
+    assert refusal(lambda: read_documents(write(f"a.txt{suffix}", pack(b"a\n\xff")))) == (
+        f"a.txt{suffix}:2: is not UTF-8: byte 0xff")
+    other = write(f"a.md{suffix}", pack(b"a"))
+    assert refusal(lambda: read_documents(other)).startswith(f"a.md{suffix}: must be a .txt, .tokens or .jsonl")

@@ -28,9 +28,12 @@ TABLE_2 = {
 }
 
 
+OFFLINE = {"offline_eval": 2, "offline_eval_n1": 1, "offline_eval_n5": 5}
+
+
 def test_there_are_recipes() -> None:
     assert {path.stem for path in RECIPES} == {
-        "quickstart", *TABLE_2,
+        "quickstart", "throughput_table", *OFFLINE, *TABLE_2,
         *(f"bert_{size.lower()}_n{N}" for size, N in FAMILY), *(f"electra_base_n{N}" for N in (1, *MULTIPLEXED)),
         *(f"tmux_{size.lower()}_n{N}" for size, N in TMUX), *(f"contextual_base_n{N}" for N in MULTIPLEXED),
         *(f"prefix_base_n{N}" for N in MULTIPLEXED), *(f"bert_large_n{N}_retrieval_{rate}" for N, rate in TABLE_12),
@@ -40,9 +43,11 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", [*RECIPES, ROOT / "tests/recipes/tiny.toml"], ids=lambda path: path.stem)
 def test_loads_under_its_own_name_and_says_how_to_run_it(path: Path) -> None:
     loaded = load(path)
-    assert loaded.recipe.name == path.stem
+    offline = path.stem in OFFLINE
+    assert loaded.recipe.name == (f"offline_eval_n{OFFLINE[path.stem]}" if offline else path.stem)
     first_comment = loaded.text.split("\n\n")[0]
-    assert first_comment.startswith("#") and f"mux-launch {path.relative_to(ROOT)}" in first_comment
+    command = "make offline-eval" if offline else f"mux-launch {path.relative_to(ROOT)}"
+    assert first_comment.startswith("#") and command in first_comment
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -66,8 +71,8 @@ def test_the_family_carries_tables_7_and_8(size: str, N: int) -> None:
     assert (recipe.model.dropout, recipe.model.attention_dropout) == (0.1, 0.1)
     assert (recipe.corpus.sequence_length, recipe.engine.precision, recipe.cluster.max_restarts) == (512, "fp16", 10)
     kinds = [stage.kind for stage in recipe.stages]
-    assert kinds == (["pretrain", "finetune", "throughput"] if N == 1 else
-                     ["retrieval", "pretrain", "finetune", "ensemble", "throughput"])
+    assert kinds == (["pretrain", "finetune", "throughput", "muxology"] if N == 1 else
+                     ["retrieval", "pretrain", "finetune", "ensemble", "throughput", "muxology"])
 
     pretrain = stage(recipe, PretrainStage)
     assert isinstance(pretrain, PretrainStage)
@@ -80,6 +85,7 @@ def test_the_family_carries_tables_7_and_8(size: str, N: int) -> None:
     assert set(finetune.tasks) == set(TASKS) - {"topic"}
     assert finetune.search.batch == ((16, 64) if size == "LARGE" else (32, 128))
     assert finetune.search.learning_rate == (2e-5, 5e-5)
+    assert finetune.search.choose_on == "dev"  # as the paper
     assert (finetune.adam_epsilon, finetune.warmup_fraction, finetune.weight_decay) == (1e-8, 0.1, 0)
     assert (finetune.sequence_length, finetune.tickets, finetune.steps) == (128, 5, None)
 
@@ -92,7 +98,7 @@ def test_the_family_carries_tables_7_and_8(size: str, N: int) -> None:
         assert isinstance(retrieval, RetrievalStage)
         assert (retrieval.steps, retrieval.learning_rate, retrieval.batch) == (10_000, 1e-4, 256)
         ensemble = next(stage for stage in recipe.stages if stage.kind == "ensemble")
-        assert ensemble.copies == (1, N)
+        assert ensemble.copies is None  # every number up to N
 
 
 def changes(base: str, name: str) -> dict[str, object]:
@@ -148,7 +154,7 @@ def test_the_baselines_of_table_2_are_fine_tuned_and_timed_as_bert_is(name: str,
 def test_steps_of_table_8() -> None:
     assert {name: task.steps for name, task in TASKS.items() if name != "topic"} == {
         "rte": 2_000, "wnli": 2_000, "mrpc": 10_000, "cola": 10_000, "stsb": 10_000, "sst2": 20_000, "qnli": 20_000,
-        "mnli": 100_000, "qqp": 100_000,
+        "ner": 20_000, "pos": 20_000, "mnli": 100_000, "qqp": 100_000,
     }
 
 

@@ -28,7 +28,8 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
         ("[[stages]]\nkind = \"ens", "[stages.search]\nbatches = [1]\n[[stages]]\nkind = \"ens",
          "x.toml:25: stages.finetune.search.batches: is not a key\n    did you mean stages.finetune.search.batch?; "
          "batches is a key of throughput stages"),
-        ("[tokenizer]", "[models]\n[tokenizer]", "x.toml:7: models: is not a key\n    did you mean model?"),
+        ("[tokenizer]", "[models]\n[tokenizer]", "x.toml:7: models: is not a key\n    did you mean model?; "
+         "models is a key of throughput and muxology stages"),
         ('name = "small"', 'name = "small"\n"a\\u001b[31m b" = 1',
          f'x.toml:2: "a\\u001b[31m b": is not a key\n    {TOP_KEYS}'),
         ("vocabulary = 4_096", ".".join("a" * 1000) + " = 1",
@@ -55,7 +56,7 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
         ('[tokenizer]\nsource = "sentencepiece"\nvocabulary = 4_096\n', "", "x.toml: tokenizer: is missing"),
         ('name = "small"\n', "", "x.toml: name: is missing"),
         ('kind = "ensemble"\n', "", "x.toml:24: stages[2].kind: is missing\n    "
-         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput"),
+         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput, muxology"),
         ('size = "TINY"', "size = {layers = 2, hidden = 64, heads = 2}",
          "x.toml:4: model.size.intermediate: is missing"),
         # wrong types and values
@@ -110,7 +111,7 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
         ('kind = "pretrain"', 'kind = "pretran"', 'x.toml:16: stages.pretran.kind: is "pretran", '
          'which is no kind of stage\n    did you mean "pretrain"?'),
         ('kind = "pretrain"', "kind = 3", "x.toml:16: stages[0].kind: is 3, which is no kind of stage\n    "
-         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput"),
+         "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput, muxology"),
         # names
         ('"small"', '"../x"', f'x.toml:1: name: is "../x"\n    {NAMES}'),
         ('"small"', '"/etc/x"', f'x.toml:1: name: is "/etc/x"\n    {NAMES}'),
@@ -200,8 +201,22 @@ def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
         ("copies = [1, 2]", 'copies = [1, 2]\n[[stages]]\nkind = "retrieval"\nfrom = "finetune"',
          "x.toml:29: stages.retrieval.from: \"finetune\" leaves a model with a task's head in place of the one that "
          "retrieval trains\n    name a stage before it that pre-trains"),
-        ("[tokenizer]", '[tasks]\nroot = "path:glue"\n[tokenizer]', 'x.toml:8: tasks.root: "path:glue": original files '
-         "are not read yet\n    define the task with [tasks.define.NAME]"),
+        ("[tokenizer]", '[tasks]\nroot = "glue"\n[tokenizer]', 'x.toml:8: tasks.root: "glue" is neither hub nor '
+         "path:DIR, a folder of original files"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nsearch.batch = [16, 16]',
+         "x.toml:23: stages.finetune.search.batch[1]: 16 is there twice"),
+        ('kind = "ensemble"\ncopies = [1, 2]', 'kind = "evaluate"\ncompositions = ["random", "random"]',
+         'x.toml:26: stages.evaluate.compositions[1]: "random" is there twice'),
+        ('kind = "ensemble"\ncopies = [1, 2]',
+         'kind = "muxology"\ncorpus = "wiki.txt"\nmodels = ["pretrain", "hub:a b"]',
+         'x.toml:26: stages.muxology.corpus: "wiki.txt" is none of hub:ID, path:FILES and builtin:NAME\n'
+         'x.toml:27: stages.muxology.models[0]: "pretrain" is none of run:PATH, path:DIR, hub:ID and princeton:NAME\n'
+         'x.toml:27: stages.muxology.models[1]: "hub:a b" names no model of the hub\n'
+         "    write hub:ID[@REVISION], as in hub:google-bert/bert-base-uncased"),
+        ('kind = "ensemble"\ncopies = [1, 2]', 'kind = "throughput"\nmodes = ["eager", "eager"]\n[stages.models]\n'
+         'N = []\nhub = ["bert"]', 'x.toml:26: stages.throughput.modes[1]: "eager" is there twice\n'
+         "x.toml:28: stages.throughput.models.N: is empty\n"
+         'x.toml:29: stages.throughput.models.hub[0]: "bert" is none of hub:ID[@REVISION] and path:DIR'),
         ('kind = "ensemble"', 'kind = "ensemble"\nid = "logs"',
          'x.toml:26: stages.logs.id: "logs" is taken: a run directory has something else there'),
     ],
@@ -224,7 +239,8 @@ metric = "spearman"
 others = ["accuracy"]
 """
     assert folder.refusal(text) == """\
-x.toml:30: tasks.define.words.train: "path:rows.csv" is not a .jsonl file
+x.toml:30: tasks.define.words.train: "path:rows.csv" is not a .jsonl, .conll or .conllu file
+    format = says how others are written
 x.toml:34: tasks.define.words.label_name: has no meaning beside tokens
     leave it out
 x.toml:35: tasks.define.words.text_pair: has no meaning beside tokens
@@ -232,7 +248,7 @@ x.toml:35: tasks.define.words.text_pair: has no meaning beside tokens
 x.toml:36: tasks.define.words.regression: words have classes, not numbers
     leave out one of the two
 x.toml:37: tasks.define.words.metric: spearman does not measure the classes of words
-    accuracy and f1 do"""
+    accuracy, f1 and entity_f1 do"""
 
 
 def test_definitions_of_tasks(folder: Any) -> None:
@@ -253,6 +269,7 @@ test = "path:a.csv"
 x.toml:22: stages.finetune.steps: are needed: task "mine" says none of its own
     write steps = 1_000, say, or a table of them by task
 x.toml:29: tasks.define.mine.train: "path:rows.txt" is not a .jsonl, .tsv or .csv file
+    format = says how others are written
 x.toml:30: tasks.define.mine.test: "hub:a/b" names no split: write hub:a/b:train, say
 x.toml:31: tasks.define.mine.metric: pearson does not measure classes
     accuracy, f1 and matthews do
@@ -264,6 +281,69 @@ x.toml:35: tasks.define.model.others: spearman does not measure classes
     accuracy, f1 and matthews do
 x.toml:36: tasks.define."../x": cannot be the name of a task: its folder bears it
     use small letters, digits and _ -; checkpoints and model are taken"""
+
+
+DEFINED = """
+[tasks.define.mine]
+train = "path:rows.txt"
+test = "path:rows.txt"
+steps = 10
+"""
+
+
+@pytest.mark.parametrize(("keys", "told"), [
+    ('format = "tsv"\ncolumns = ["text", "label"]\ndev = "path:x.dat"\nalso = {far = "path:y.dat"}', None),
+    ('format = "conll"\ntokens = "tokens"\nlabel = "labels"\nmetric = "entity_f1"', None),
+    ('format = "conllu"\ntokens = "form"\nlabel = "xpos"', None),
+    ('format = "tsv"\nlabels = ["no", "yes"]\nbroken_lines = 3', None),
+    ('format = "tsv"\nchoose = 1', "x.toml:33: tasks.define.mine.choose: is not a key\n"
+     "    did you mean choose_on of finetune stages (in [stages.search])?"),
+    ('format = "conll"', "x.toml:32: tasks.define.mine.format: conll holds no rows of texts; rows of words name a "
+     "column of them in tokens\n    jsonl, tsv or csv do"),
+    ('format = "tsv"\ntokens = "tokens"', "x.toml:32: tasks.define.mine.format: tsv holds no rows of words\n"
+     "    jsonl, conll or conllu do"),
+    ('format = "jsonl"\ncolumns = ["text", "label"]', "x.toml:33: tasks.define.mine.columns: are for tsv and csv files "
+     "whose first line names none\n    leave them out"),
+    ('format = "csv"\ncolumns = ["sentence", "label"]', 'x.toml:28: tasks.define.mine.text: "text" is no column of '
+     "these files\n    columns: sentence, label"),
+    ('format = "csv"\ncolumns = ["text", "text", "label"]',
+     "x.toml:33: tasks.define.mine.columns: name a column twice"),
+    ('format = "conll"\ntokens = "tokens"', 'x.toml:28: tasks.define.mine.label: "label" is no column of these files\n'
+     '    did you mean "labels"?'),
+    ('format = "conllu"\ntokens = "tokens"\nlabel = "upos"', 'x.toml:33: tasks.define.mine.tokens: "tokens" is no '
+     "column of these files\n    columns: id, form, lemma, upos, xpos, feats, head, deprel, deps, misc"),
+    ('format = "tsv"\ndev = "rows.tsv"\nalso = {test = "path:a.tsv", far = "hub:a/b"}',
+     'x.toml:33: tasks.define.mine.dev: "rows.tsv" is none of hub:ID, path:FILES and builtin:NAME\n'
+     "x.toml:34: tasks.define.mine.also.test: cannot be the name of further rows\n"
+     "    use small letters, digits and _ -; test and dev are taken\n"
+     'x.toml:34: tasks.define.mine.also.far: "hub:a/b" names no split: write hub:a/b:train, say'),
+    ('format = "tsv"\nmetric = "entity_f1"', "x.toml:33: tasks.define.mine.metric: entity_f1 does not measure classes\n"
+     "    accuracy, f1 and matthews do"),
+    ('format = "tsv"\nlabels = ["a", "a"]\nlabel_name = "n"', "x.toml:33: tasks.define.mine.labels: have no meaning "
+     "beside label_name\n    leave out one of the two\n"
+     "x.toml:33: tasks.define.mine.labels: must be two classes or more, each there once"),
+])
+def test_formats_and_columns_of_tasks(folder: Any, keys: str, told: str | None) -> None:
+    text = folder.changed(('tasks = ["topic"]', 'tasks = ["mine"]')) + DEFINED + keys + "\n"
+    if told is None:
+        folder.load(text)
+    else:
+        assert folder.refusal(text).startswith(told)
+
+
+def test_models_to_time_that_cannot_be(folder: Any) -> None:
+    text = folder.changed(('kind = "ensemble"\ncopies = [1, 2]', 'kind = "throughput"\nsequence_length = 510\n'
+                           '[stages.models]\nN = [1, 2, 5]\ndemultiplexer = ["rsa", "prefix"]\nsize = ["TINY"]'))
+    assert folder.refusal(text) == """\
+x.toml:27: stages.throughput.models: with size = "TINY", N = 5 and demultiplexer = "prefix": 510 and a prefix of 5 are \
+more than model.max_positions = 512
+    507 would fit"""
+    folder.load(text.replace("510", "507"))
+
+
+def test_where_to_choose_without_a_search(folder: Any) -> None:
+    search = 'search = {choose_on = "dev", held_out = 0.2}'
+    folder.load(folder.changed(('tasks = ["topic"]', f'tasks = ["topic"]\n{search}')))
 
 
 # --- everything at once ---------------------------------------------------------------------------------------

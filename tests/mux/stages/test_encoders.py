@@ -24,7 +24,7 @@ from mux.data.tasks import Examples, Task
 from mux.event import Notice
 from mux.model import MuxForSequenceClassification, MuxForTokenClassification
 from mux.recipe import TaskDefinition
-from mux.stages.encoders import HubEncoder, MuxEncoder
+from mux.stages.encoders import HubEncoder, MuxEncoder, name_of
 
 BERT = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
                   max_position_embeddings=40)
@@ -78,9 +78,11 @@ def test_transformers_encoders_take_rows_of_texts_and_of_words(hub, name):
             torch.float32 if shape == (2, 1) else torch.int64))
         assert out.logits.shape[:1] == shape[:1] and out.logits.shape[-1] == shape[-1] and torch.isfinite(out.loss)
         assert model.config.num_labels == shape[-1]
-    (timed,) = encoder.timed(24)
-    assert timed[:2] == (made.recipe.model.source, 1)
-    assert timed[2](batch["input_ids"], attention_mask=batch["attention_mask"]).logits.shape[0] == 2
+    encoder.check(24)
+    for head, shape in (("sequence", (2, 5)), ("token", (*batch["input_ids"].shape, 5))):
+        timed = encoder.timed(head, 5)
+        assert timed(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.shape == shape
+        assert not torch.equal(timed.get_input_embeddings().weight, next(iter(trained.values())))  # new weights
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -128,7 +130,7 @@ def test_other_weights_than_when_the_run_began_are_refused(hub):
 
 def test_rows_longer_than_the_encoder_has_positions_are_refused(hub):
     made = hub(BertConfig(**BERT.to_dict() | {"max_position_embeddings": 20}))
-    for use in (lambda: made.encoder.starting(made.recipe.stages[0], task(), None), lambda: made.encoder.timed(24)):
+    for use in (lambda: made.encoder.starting(made.recipe.stages[0], task(), None), lambda: made.encoder.check(24)):
         with pytest.raises(ValueError, match="has 20 positions: sequence_length = 24 is more"):
             use()
 
@@ -139,13 +141,19 @@ def test_roberta_counts_positions_from_behind_the_paddings(hub):
         config = ARCHITECTURES["roberta"].to_dict() | {"pad_token_id": 1, "max_position_embeddings": positions}
         made = hub(RobertaConfig(**config), name=str(positions))
         if fits:
-            _, _, model = made.encoder.timed(24)[0]
+            made.encoder.check(24)
+            model = made.encoder.timed("sequence", 2)
             assert torch.isfinite(model(torch.full((1, 24), 7)).logits).all()
             with pytest.raises((IndexError, RuntimeError), match="out of"):
                 model(torch.full((1, 25), 7))
         else:
             with pytest.raises(ValueError, match="has 23 positions: sequence_length = 24 is more"):
-                made.encoder.timed(24)
+                made.encoder.check(24)
+
+
+def test_published_roberta_knows_one_kind_of_text(hub):
+    made = hub(RobertaConfig(**ARCHITECTURES["roberta"].to_dict() | {"type_vocab_size": 1}))
+    assert not made.encoder.takes_segments
 
 
 def test_a_vocabulary_that_the_encoder_does_not_embed_is_refused(hub):
@@ -191,8 +199,32 @@ def test_mux_encoders_start_from_nothing_with_the_tasks_classes(context):
     assert isinstance(made.encoder.starting(stage, task(tokens="tokens"), None), MuxForTokenClassification)
     number = made.encoder.starting(stage, task(regression=True, metric="pearson"), None)
     assert number.config.num_labels == 1 and number.config.problem_type == "regression"
-    assert [(name, N) for name, N, _ in made.encoder.timed(24)] == [("bert 2x32, N = 2", 2), ("bert 2x32, N = 1", 1)]
-    assert [name for name, *_ in context(family="electra", N=1).encoder.timed(24)] == ["electra 2x32, N = 1"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"N": 1}, {"family": "electra", "N": 3}, {"multiplexer": "orthogonal"},
+                                    {"multiplexer": "binary", "demultiplexer": "prefix"}], ids=str)
+def test_mux_encoders_are_timed_with_new_weights(context, fields):
+    encoder = context(**fields).encoder
+    encoder.check(38)  # of 40 positions: a prefix takes two
+    for head, kind in (("sequence", MuxForSequenceClassification), ("token", MuxForTokenClassification)):
+        model = encoder.timed(head, 7)
+        assert isinstance(model, kind) and model.config.num_labels == 7
+        assert model.config.num_instances == fields.get("N", 2) and model.device.type == "cpu"
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"demultiplexer": "prefix"}, "rows of 40 tokens are too long: max_positions = 40 has room for 38"),
+    ({"embedding": 16}, "BERT embeds as wide as it encodes"),
+])
+def test_mux_models_that_cannot_be_timed_are_refused_before_they_are_made(context, fields, message):
+    with pytest.raises(ValueError, match=message):
+        context(**fields).encoder.check(40)
+
+
+def test_what_models_are_called():
+    assert name_of("bert", "BASE", 1) == "bert BASE, N = 1"
+    assert name_of("bert", "BASE", 2, "gaussian", "rsa") == "bert BASE, N = 2"
+    assert name_of("electra", "4x256", 5, "contextual", "prefix") == "electra 4x256, N = 5, contextual, prefix"
 
 
 def test_a_plain_encoder_under_a_mux_model_is_remarked_on_once(context, tmp_path):

@@ -1,0 +1,26 @@
+"""How commands end: with an exit status that says what happened, and without a traceback for what users did."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from mux.recipe import Refusal
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def ending(code: int) -> Iterator[None]:
+    """Print what is wrong as one block, and exit with `code`, or 1 for what the system refuses."""
+    try:
+        yield
+    except (Refusal, ValueError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(code) from None
+    except OSError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(FAILED) from None

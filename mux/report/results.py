@@ -1,0 +1,308 @@
+"""The content of a run's results.json as pydantic models, and what of plan.json and events.jsonl stands beside it.
+
+What is missing is None or empty, so that a running or shortened run can be reported; what has the wrong type is an
+error that names file and key. Strings are untrusted: control characters go here, the rest is escaped where it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mux.run import SCHEMA, RunDirectory
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what XML, or UTF-8, cannot hold
+
+
+def finite(value: Any) -> Any:
+    """A number that is NaN or infinite was not measured."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+String = Annotated[str, AfterValidator(lambda text: CONTROL.sub("\ufffd", text))]
+Number = Annotated[float | None, BeforeValidator(finite)]
+Natural = Annotated[int | None, BeforeValidator(finite)]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Spread(Entry):
+    """A measure over tickets: mean, standard deviation of the sample, extremes."""
+
+    mean: Number = None
+    std: Number = None
+    max: Number = None
+    min: Number = None
+
+
+class Curve(Entry):
+    step: list[int] = []
+    loss: list[Number] = []
+    accuracy: list[Number] = []
+
+
+class Confusion(Entry):
+    labels: list[String]
+    counts: list[list[int]]  # rows: truth, columns: prediction
+
+
+class Slot(Entry):
+    slot: int
+    score: Number
+    count: int
+
+
+class Companions(Entry):
+    changed: Number = None
+    same_slot: Number = None
+
+
+class Bin(Entry):
+    confidence: Number
+    accuracy: Number
+    count: int
+
+
+class Calibration(Entry):
+    error: Number = None
+    bins: list[Bin] = []
+
+
+class Diagnostics(Entry):
+    confusion: Confusion | None = None
+    slots: list[Slot] = []
+    slot_p: Number = None
+    companions: Companions | None = None
+    calibration: Calibration | None = None
+
+
+class Part(Spread):
+    """Scores of one set of rows."""
+
+    metric: String
+    tickets: list[Number] = []
+    majority: Number = None
+    others: dict[String, Spread] = {}
+    test_rows: Natural = None
+
+    def measure(self, name: str) -> Spread | None:
+        """The measure of this name; None if it was not taken."""
+        return self if name == self.metric else self.others.get(name)
+
+
+class Choice(Entry):
+    """The point of a search grid that was kept, and the rows it was chosen on (null: there was one point)."""
+
+    learning_rate: Number = None
+    batch: Natural = None
+    on: String | None = None
+
+
+class Scores(Part):
+    """One evaluated model on one task."""
+
+    also: dict[String, Part] = {}
+    instances_per_second: Number = None
+    padding: Number = None
+    diagnostics: Diagnostics = Diagnostics()
+    steps: Natural = None  # and what follows: of a fine-tuned model
+    training_loss: Number = None
+    curve: Curve = Curve()
+    seeds: dict[String, Number] = {}
+    chosen: Choice = Choice()
+    search: list[Any] = []
+
+
+class Evaluated(Entry):
+    tasks: dict[String, Scores] = {}
+
+
+class Timed(Entry):
+    """A row of a throughput stage."""
+
+    model: String
+    family: String | None = None
+    size: String | None = None
+    N: int
+    multiplexer: String | None = None
+    demultiplexer: String | None = None
+    source: String | None = None
+    head: String = "sequence"
+    batches_of: String = "instances"
+    mode: String = "eager"
+    instances_per_second: Number = None
+    ratio_to_bert_base: Number = None
+    ratio_to_bert_base_quartiles: list[Number] | None = None
+    ratio_to_n1: Number = None
+    ratio_to_n1_quartiles: list[Number] | None = None
+    milliseconds_per_batch: Number = None
+    batch: Natural = None
+    sequence_length: Natural = None
+    trials: Natural = None
+    batches: Natural = None
+    device: String | None = None
+    dtype: String | None = None
+    threads: Natural = None
+    torch: String | None = None
+
+
+class Layer(Entry):
+    layer: int
+    mean_abs: Number = None
+    attention_entropy: Number = None  # nats
+
+
+class Inside(Entry):
+    """The layers of one model of a muxology stage."""
+
+    name: String
+    N: int
+    layers: list[Layer] = []
+    rows: Natural = None
+    tokens: Natural = None
+    corpus: String | None = None
+
+
+class Stage(Entry):
+    """A stage's entry; which fields are filled depends on its kind and on how far it came."""
+
+    id: String
+    kind: String
+    status: String
+    seconds: Number = None
+    steps: Natural = None
+    loss: Number = None
+    accuracy: Number = None
+    retrieval_rate: Number = None
+    curve: Curve = Curve()
+    tasks: dict[String, Scores] = {}
+    copies: dict[String, Evaluated] = {}
+    compositions: dict[String, Evaluated] = {}
+    rows: list[Timed] = []
+    models: list[Inside] = []
+
+
+class Model(Entry):
+    family: String
+    source: String | None = None
+    size: String | None = None
+    layers: Natural = None
+    hidden: Natural = None
+    N: int
+    multiplexer: String | None = None
+    demultiplexer: String | None = None
+    compat: String | None = None
+    parameters: Natural = None
+
+
+class Results(Entry):
+    name: String
+    status: String
+    model: Model
+    stages: list[Stage]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as the report sees it."""
+
+    place: int  # among the runs of the report, from 0: its colour in every figure
+    path: Path
+    label: str  # its name; where two runs share one, with a number
+    results: Results
+    raw: dict[str, Any]  # results.json as it is
+    plan: dict[str, Any]  # plan.json; empty if there is none
+    began: str  # UTC; empty if there are no events
+    ended: str
+
+    @property
+    def model(self) -> Model:
+        return self.results.model
+
+    def stages(self, *kinds: str) -> list[Stage]:
+        return [stage for stage in self.results.stages if stage.kind in kinds]
+
+    def planned(self, stage_id: str) -> dict[str, Any]:
+        """What the plan says of a stage: source, batch, sequence_length."""
+        return next((stage for stage in self.plan.get("stages", ()) if stage.get("id") == stage_id), {})
+
+    @property
+    def tuned(self) -> dict[str, Scores]:
+        """Scores of fine-tuned models by task; of a task that two stages tuned, the last."""
+        return {task: scores for stage in self.stages("finetune") for task, scores in stage.tasks.items()}
+
+    @property
+    def device(self) -> str:
+        timed = [row.device for stage in self.stages("throughput") for row in stage.rows if row.device]
+        cluster = self.plan.get("cluster") or {}
+        devices = sum(host.get("slots", 0) for host in cluster.get("hosts", ()))
+        trained = f"{devices} x {cluster.get('device')}" if devices else ""
+        others = (device for device in timed if device != cluster.get("device"))
+        return ", ".join(dict.fromkeys(filter(None, (trained, *others))))
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these directories, in order, each with its own label; ValueError names the file that is wrong."""
+    runs = [read_run(path) for path in dict.fromkeys(Path(path).absolute() for path in paths)]
+    labels = [run.label for run in runs]
+    return [replace(run, place=place, label=run.label if labels.count(run.label) == 1 else f"{run.label} [{place + 1}]")
+            for place, run in enumerate(runs)]
+
+
+def read_run(path: Path) -> Run:
+    directory = RunDirectory(path)
+    raw = _json(directory.results)
+    if raw is None:
+        raise ValueError(f"{directory.results}: no such file; `mux runs ls` lists the runs there are")
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise ValueError(f"{directory.results}: this version reads results of schema {SCHEMA}; run again with --fresh")
+    try:
+        results = Results.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{directory.results}: {key}: {first['msg'].lower()} ({error.error_count()} such places); "
+                         "was it written by another version? Then run again with --fresh") from None
+    plan = _json(directory.plan)
+    return Run(0, directory.path, results.name, results, raw, plan if isinstance(plan, dict) else {},
+               *_times(directory.events))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); `mux-launch` with the run's recipe writes it again") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _times(events: Path) -> tuple[str, str]:
+    """When the first and the last event happened."""
+    try:
+        with events.open("rb") as file:
+            first = file.readline()
+            file.seek(max(0, events.stat().st_size - 65_536))
+            last = file.read().splitlines()[-1]
+    except (OSError, IndexError):
+        return "", ""
+    return _time(first), _time(last)
+
+
+def _time(line: bytes) -> str:
+    try:
+        return datetime.fromtimestamp(json.loads(line)["time"], UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):  # a line that is half written
+        return ""

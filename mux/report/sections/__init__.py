@@ -1,0 +1,1 @@
+"""What the report shows, a module a section: each has `section(runs) -> Section`."""

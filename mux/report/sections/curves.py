@@ -1,0 +1,60 @@
+"""Learning curves of every training stage, and of fine-tuning by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from mux.report.drawing import Drawing, draw, legend_below, series, shown
+from mux.report.measures import title
+from mux.report.results import Curve, Number, Run
+from mux.report.section import Section, slug
+
+Curves = Mapping[Run, Curve]
+
+
+def section(runs: Sequence[Run]) -> Section:
+    found: dict[str, dict[Run, Curve]] = {}
+    for run in runs:
+        for stage in run.stages("retrieval", "pretrain"):
+            found.setdefault(f"stage {stage.id}", {})[run] = stage.curve
+        for task, scores in run.tuned.items():
+            found.setdefault(f"fine-tuning {title(task)}", {})[run] = scores.curve
+    taken: set[str] = set()
+    drawings = [_drawing(slug(f"curves_{name}", taken), name, drawn) for name, curves in found.items()
+                if (drawn := {run: curve for run, curve in curves.items() if curve.step})]
+    return Section("curves", "Learning curves",
+                   "Loss and accuracy in training, by optimizer step: accuracy of the tokens, or rows, of the batch.",
+                   "No training stage has written a curve yet: retrieval, pretrain and finetune do when they are done.",
+                   drawings)
+
+
+def _drawing(name: str, heading: str, curves: Curves) -> Drawing:
+    both = any(value is not None for curve in curves.values() for value in curve.accuracy)
+
+    def plot(figure: Figure) -> None:
+        panels = figure.subplots(1, 1 + both, squeeze=False)[0]
+        for run, curve in curves.items():
+            color = series(run.place)["color"]
+            panels[0].plot(*_known(curve.step, curve.loss), color=color, label=shown(run.label))
+            if both:
+                percent = [None if value is None else 100 * value for value in curve.accuracy]
+                panels[1].plot(*_known(curve.step, percent), color=color)
+        for axes in panels:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panels[0].set(title="loss", xlabel="step", ylabel="loss")
+        if both:
+            panels[1].set(title="accuracy", xlabel="step", ylabel="%")
+        legend_below(figure, panels[0])
+
+    last = "; ".join(f"{run.label}: loss {curve.loss[-1]} at step {curve.step[-1]}" for run, curve in curves.items()
+                     if curve.loss)
+    return draw(name, heading, f"Learning curves of {heading}. {last}", (8.6, 3.4), plot, choice=heading)
+
+
+def _known(steps: Sequence[int], values: Sequence[Number]) -> tuple[list[int], list[float]]:
+    pairs = [(step, value) for step, value in zip(steps, values, strict=False) if value is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]

@@ -1,0 +1,132 @@
+"""Models timed against each other: random rows, batch by batch in turns, so that a busy machine slows all alike.
+
+R rows, L tokens of a row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from mux.recipe.wording import reason
+
+WARM_UP = 2  # batches of each model that are not counted; the first one compiles
+
+
+@dataclass(frozen=True)
+class Head:
+    """The data that the paper timed a head on (appendix C)."""
+
+    labels: int
+    pairs: bool
+
+
+HEADS = {"sequence": Head(labels=2, pairs=True),  # QQP: pairs of questions
+         "token": Head(labels=9, pairs=False)}  # CoNLL-2003: words, BIO tags of four kinds of names
+
+# What one batch is -> how many instances it feeds, by the recipe's batch and N: groups are always full.
+FED: dict[str, Callable[[int, int], int]] = {
+    "instances": lambda batch, N: -(-batch // N) * N,
+    "groups": lambda batch, N: batch * N,
+    "one_group": lambda batch, N: N,
+}
+
+
+class RandomRows:
+    """Batches of full rows [CLS] a [SEP], or [CLS] a [SEP] b [SEP] of a pair; no two batches are the same."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, head: Head, length: int, vocabulary: int, segments: bool,
+                 device: torch.device) -> None:
+        """`vocabulary`: tokens that the model embeds; `segments`: whether it is fed which text a token is of."""
+        special = set(tokenizer.all_special_ids)
+        ordinary = [token for token in range(min(len(tokenizer), vocabulary)) if token not in special]
+        self.ordinary = torch.tensor(ordinary, device=device)
+        self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.length, self.segments = length, segments
+        self.first_ends = length // 2 if head.pairs else length - 1
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def batch(self, rows: int) -> dict[str, Tensor]:
+        device = self.ordinary.device
+        drawn = torch.randint(len(self.ordinary), (rows, self.length), generator=self.generator, device=device)
+        ids_RL = self.ordinary[drawn]
+        ids_RL[:, 0] = self.cls_id
+        ids_RL[:, [self.first_ends, -1]] = self.sep_id
+        batch = {"input_ids": ids_RL, "attention_mask": torch.ones_like(ids_RL)}
+        if self.segments:
+            second_L = torch.arange(self.length, device=device) > self.first_ends
+            batch["token_type_ids"] = second_L.long().repeat(rows, 1)
+        return batch
+
+
+@dataclass
+class Contestant:
+    """A model, what it is fed, and how much of that in a batch."""
+
+    name: str
+    model: nn.Module
+    rows: RandomRows
+    instances: int = 0
+
+    def run(self, device: torch.device) -> float:
+        """Seconds of one batch, from its tokens on the device to the end of the model's work there."""
+        batch = self.rows.batch(self.instances)
+        synchronize(device)
+        begun = time.perf_counter()
+        self.model(**batch)
+        synchronize(device)
+        return time.perf_counter() - begun
+
+
+@torch.inference_mode()
+def race(contestants: Sequence[Contestant], rounds: int, device: torch.device,
+         progress: Callable[[int, int], None]) -> np.ndarray:
+    """Seconds [rounds, contestants] of one batch each, in turns: A B C A B C ... Raises what `progress` raises."""
+    torch.compiler.reset()  # its limit on versions of one function counts all models of the process
+    for contestant in contestants:
+        warm_up(contestant, device, lambda: progress(0, rounds))
+    seconds = np.empty((rounds, len(contestants)))
+    for number in range(rounds):
+        progress(number, rounds)
+        for place, contestant in enumerate(contestants):
+            seconds[number, place] = contestant.run(device)
+    progress(rounds, rounds)
+    return seconds
+
+
+def warm_up(contestant: Contestant, device: torch.device, breathe: Callable[[], None]) -> None:
+    for _ in range(WARM_UP):
+        breathe()
+        try:
+            contestant.run(device)
+        except Exception as error:  # memory that is too small, an architecture that torch.compile does not take
+            raise ValueError(f"{contestant.name}, cannot be run: {reason(error)}; leave it out, or take a smaller "
+                             "batch") from error
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Compiled as a whole and for each shape: a part that stayed eager would be an error, not a slower number."""
+    return torch.compile(model, fullgraph=True, dynamic=False)  # type: ignore[return-value]
+
+
+MODES: dict[str, Callable[[nn.Module], nn.Module]] = {"eager": lambda model: model, "compiled": compiled}
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises ValueError if nothing can be compiled for this device."""
+    try:
+        torch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:
+        raise ValueError(f"torch.compile does not work here: {reason(error)}; CPUs need a C++ compiler (g++, or CXX), "
+                         'GPUs a C compiler and Triton; or take modes = ["eager"]') from error
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
