@@ -201,14 +201,9 @@ class Summary:
         path = _shown(self.directory / model)
         yield Text(f"\nThe model is in {clean(path)}. In Python:\n")
         lines = (_pretrained_code(path) if entry.get("kind") in ACCURACY
-                 else _code(path, self._pipeline(task), ROWS_PER_SLOT * self.N, width))
+                 else _code(path, _pipeline(entry, task), ROWS_PER_SLOT * self.N, width))
         for line in lines:
             yield Text(line, overflow="fold")
-
-    def _pipeline(self, task: str | None) -> str:
-        """The pipeline for a task's model."""
-        defined = _dict(_dict(self.plan.recipe.get("tasks")).get("define"))
-        return "token-classification" if _dict(defined.get(task or "")).get("tokens") else "text-classification"
 
 
 def _pretrained_code(path: str) -> list[str]:
@@ -233,6 +228,12 @@ def _shown(path: Path) -> str:
         return os.fspath(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return os.fspath(path)
+
+
+def _pipeline(entry: Entry, task: str | None) -> str:
+    """The pipeline for the model of a stage's task."""
+    words = _dict(_dict(entry.get("tasks")).get(task or "")).get("words")
+    return "token-classification" if words else "text-classification"
 
 
 def _models(entry: Entry) -> dict[str, str | None]:

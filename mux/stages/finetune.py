@@ -25,7 +25,7 @@ Results = Mapping[TrainingPlan, dict[str, Any]]
 
 def run(context: Context, stage: FinetuneStage) -> None:
     """Run the trainings that this job is for; if it is for the whole stage, choose the best of each task then."""
-    started, plan = time.monotonic(), context.plan.stage(stage.id)
+    plan = context.plan.stage(stage.id)
     context.start(plan, plan.steps)
     mine = [training for training in plan.trainings if not context.trainings or training.name in context.trainings]
     for task in dict.fromkeys(training.task for training in mine):
@@ -39,7 +39,10 @@ def run(context: Context, stage: FinetuneStage) -> None:
         return
     tasks = {task: choose(context, stage, task) for task in stage.tasks}
     alone = {"model": next(iter(tasks.values()))["model"]} if len(tasks) == 1 else {}
-    context.finish(stage.id, {"tasks": tasks, "averages": averages(tasks)} | alone, started)
+    # Seconds of devices: its trainings may have run at the same time, and in starts of long ago.
+    seconds = sum(read_json(context.run.training_result(stage.id, training.name))["seconds"] for training in mine)
+    result = {"tasks": tasks, "averages": averages(tasks)} | alone
+    context.finish(stage.id, result, time.monotonic() - seconds)
 
 
 def choose(context: Context, stage: FinetuneStage, task: str) -> dict[str, Any]:
