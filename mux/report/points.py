@@ -27,7 +27,6 @@ from mux.recipe.averages import AVERAGES
 from mux.report.results import Model, Results, Scores, Timed
 
 NORMAL_95 = 1.959964  # standard deviations of the normal distribution on either side
-WORD_METRIC = "entity_f1"  # of the tasks that the paper's token heads have
 
 
 def _share(p: float, rows: int) -> float:
@@ -174,7 +173,7 @@ def _evaluated(results: Results) -> Iterator[tuple[str, int, Mapping[str, Scores
 
 def _speed(model: Model, device: str, rows: Sequence[Timed], scores: Sequence[Scores], copies: int) -> Speed:
     """By the throughput stage, else by the evaluations themselves: all their rows in all their seconds."""
-    head = "token" if any(one.measure(WORD_METRIC) for one in scores) else "sequence"
+    head = "token" if any(one.words for one in scores) else "sequence"
     timed, group = (_own_row(model, rows, head, batches_of) for batches_of in ("instances", "one_group"))
     latency = copies * group.milliseconds_per_batch if group and group.milliseconds_per_batch else None
     latency_low, latency_high = _quartiles(latency, group)

@@ -111,6 +111,7 @@ class Choice(Entry):
 class Scores(Part):
     """One evaluated model on one task."""
 
+    words: bool = False  # whether each word has an answer, else each row
     also: dict[String, Part] = {}
     instances_per_second: Number = None
     padding: Number = None

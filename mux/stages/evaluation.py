@@ -96,7 +96,8 @@ class Evaluation:
             write_predictions(record, made)
         first, *others = self.parts
         also = {name: scores[name] for name in others}
-        return scores[first] | {"also": also, "diagnostics": diagnostics(made[first])}
+        return scores[first] | {"words": self.parts[first].examples.of_words, "also": also,
+                                "diagnostics": diagnostics(made[first])}
 
     def scores(self, part: Part, drawn: Sequence[Ticket]) -> dict[str, Any]:
         """A part's scores by all metrics, and what always naming its most frequent class would reach."""

@@ -106,7 +106,7 @@ def about(task: Task, material: Material, training: TrainingPlan, end: Position)
     last = end.last
     return {
         "labels": list(task.labels), "train_rows": len(material.train), "left_out_lines": len(task.left_out),
-        "words": task.train.of_words, "steps": training.steps,
+        "steps": training.steps,
         "training_loss": last.loss if last else None, "curve": end.curve.columns(),
         "training_instances_per_second": last.instances_per_second if last else None,
     }

@@ -49,7 +49,7 @@ class Maker:
         return {
             "metric": metric, **statistics_of(values), "tickets": values, "majority": None if not classes else 0.5,
             "others": {other: statistics_of([value + 0.01 for value in values]) for other in OTHERS.get(task, [])},
-            "also": also, "test_rows": rows, "instances_per_second": rate * N / copies,
+            "words": task in TOKEN, "also": also, "test_rows": rows, "instances_per_second": rate * N / copies,
             "padding": 0.12 if composition == "length" else 0.45, "predictions": f"finetune/{task}/predictions.parquet",
             "diagnostics": {
                 "confusion": {"labels": labels, "counts": counts} if classes else None, "slots": slots,

@@ -71,7 +71,7 @@ def test_variants_have_rows_of_their_own_and_say_so() -> None:
 
 def test_word_tasks_are_timed_with_the_token_head() -> None:
     rows = [timed(2, 800.0), timed(2, 700.0, head="token")]
-    tasks = {"ner": scores(0.9, metric="entity_f1"), "mood": scores(0.9)}
+    tasks = {"tags": scores(0.9) | {"words": True}, "mood": scores(0.9)}
     assert [point.instances_per_second for point in points(results(2, tasks, rows), "r")] == [700.0, 800.0]
 
 
