@@ -259,10 +259,12 @@ def _evaluations(state: State, width: int, limit: int) -> Block:
     found = list(state.evaluations.values())
     shown = found[-limit:]
     several = any(row.copies != 1 for row in shown)
+    composed = any(row.composition != "random" for row in shown)
     columns = [
         Column("task", [Text(clean(row.task)) for row in shown], worth=9),
         Column("stage", [Text(clean(row.stage), DIM) for row in shown], worth=4),
         Column("copies", [Text(str(row.copies) if several else "") for row in shown], right=True, worth=7),
+        Column("groups", [Text(clean(row.composition) if composed else "") for row in shown], worth=7),
         Column("metric", [Text(clean(row.metric)) for row in shown], worth=5),
         Column("mean ± std", [Text(spread(row.mean, row.std), "bold") for row in shown], right=True, worth=8),
         Column("majority", [Text("" if row.majority is None else fraction(row.majority)) for row in shown],

@@ -83,6 +83,7 @@ class Evaluation:
         `record`, if given.
         """
         model.eval()
+        warm_up(model, next(iter(self.parts.values())), N, device)
         total, made, scores = tickets * len(self.parts), {}, {}
         for number, (name, part) in enumerate(self.parts.items()):
             drawn = []
@@ -160,6 +161,13 @@ def forward(model: nn.Module, part: Part, composition: Composition,
         np.add.at(copies_A, asked[wanted], 1)
     assert sums_AC is not None
     return sums_AC, copies_A, seconds
+
+
+@torch.no_grad()
+def warm_up(model: nn.Module, part: Part, N: int, device: torch.device) -> None:
+    """One batch that is not timed: the first one of a process or of a shape is slower than the others."""
+    rows = np.arange(min(BATCH_GROUPS * N, len(part.examples)))
+    model(**{name: torch.from_numpy(array).to(device) for name, array in part.encoded.batch(rows).items()})
 
 
 def padding(encoded: Encoded, composition: Composition) -> float:

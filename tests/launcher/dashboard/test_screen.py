@@ -10,6 +10,7 @@ from rich.console import Console
 
 from launcher.dashboard import State, fold, render
 from mux.event import (
+    Evaluated,
     Event,
     Heartbeat,
     JobStarted,
@@ -186,3 +187,15 @@ def test_numbers_that_were_not_finite_are_dashes() -> None:
     )
     text = drawn(folded([StepDone(stage="s", step=1, steps=2, **nothing)]), 80)  # type: ignore[arg-type]
     assert text.count("–") >= 5
+
+
+def test_compositions_are_told_apart() -> None:
+    def evaluated(composition: str) -> Evaluated:
+        return Evaluated(stage="evaluate", task="topic", metric="accuracy", mean=0.5, std=0.01, composition=composition)
+
+    for width in (80, 120):
+        alike = drawn(folded([evaluated("random")]), width)
+        apart = drawn(folded([evaluated(name) for name in ("random", "length", "similar", "dissimilar")]), width)
+        panel = apart[apart.index("evaluations"):].split("last events")[0]
+        assert all(re.search(rf"topic .*\b{name}\b", panel) for name in ("random", "length", "similar", "dissimilar"))
+        assert "groups" not in alike[alike.index("evaluations"):].split("last events")[0]
