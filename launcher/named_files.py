@@ -9,6 +9,7 @@ from typing import Any
 
 from mux.recipe import (
     FinetuneStage,
+    MuxologyStage,
     PretrainStage,
     Problem,
     Recipe,
@@ -18,6 +19,7 @@ from mux.recipe import (
     definition_of,
     files,
 )
+from mux.recipe.labels import label_of, numbers_of
 from mux.recipe.rows import LeftOut, read_rows
 from mux.recipe.tasks import folder_of, missing
 from mux.recipe.wording import listed, shown
@@ -28,13 +30,19 @@ FIRST_ROWS = 1000
 
 
 def texts(plan: Plan, recipe: Recipe, parse: bool) -> Iterator[Problem]:
-    """The corpus, where a stage or the tokenizer reads it: there, readable, well-formed, not empty."""
+    """The corpus, where a stage or the tokenizer reads it, and those of muxology: there, well-formed, not empty."""
     reads = any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages)
-    if not reads and recipe.tokenizer.source != "sentencepiece":
-        return
-    key, documents, remote = "corpus.sources", 0, False
+    if reads or recipe.tokenizer.source == "sentencepiece":
+        yield from _documents(plan, "corpus.sources", recipe.corpus.sources, parse)
+    for stage in recipe.stages:
+        if isinstance(stage, MuxologyStage):
+            yield from _documents(plan, f"stages.{stage.id}.corpus", (stage.corpus,), parse)
+
+
+def _documents(plan: Plan, key: str, sources: Sequence[str], parse: bool) -> Iterator[Problem]:
+    documents, remote = 0, False
     problems: list[Problem] = []
-    for source in recipe.corpus.sources:
+    for source in sources:
         if source.startswith("hub:"):
             remote = True
             continue
@@ -84,7 +92,7 @@ def _classes(plan: Plan, keys: dict[str, str], task: TaskDefinition, labels: dic
     train = labels["train"]
     known, of = train, f"no row of {task.train} has the label"
     if task.labels:
-        known, of = {*task.labels, *map(str, range(len(task.labels)))}, "the task's labels lack"
+        known, of = set(numbers_of(task.labels)), "the task's labels lack"
     if len(known) == 1:
         yield problem_of(plan, keys["train"], f"all rows have the label {_names(known)}",
                          hint="a classification needs two classes or more")
@@ -118,7 +126,7 @@ def _task_file(plan: Plan, key: str, task: TaskDefinition, source: str, parse: b
                 if wrong := wrong_row(row, columns, task.label):
                     yield problem_of(plan, key, f"row {number:,} of {path} {wrong}")
                     break
-                found.update(map(str, row[task.label] if task.tokens else [row[task.label]]))
+                found.update(filter(None, map(label_of, row[task.label] if task.tokens else [row[task.label]])))
             if number == 0:
                 yield problem_of(plan, key, f"{path} has no rows")
     except (Refusal, OSError) as error:
@@ -130,7 +138,7 @@ def _wrong_row(row: dict[str, Any], texts: Sequence[str], label: str) -> str | N
     empty = [column for column in texts if not isinstance(row[column], str) or not row[column].strip()]
     if len(empty) == len(texts) or any(not isinstance(row[column], str) for column in empty):
         return f"has no text in column {_names(empty)}"
-    return "has no label" if row[label] is None or row[label] == "" else None
+    return "has no label" if label_of(row[label]) is None else None
 
 
 def _wrong_words(row: dict[str, Any], columns: Sequence[str], label: str) -> str | None:
@@ -142,7 +150,7 @@ def _wrong_words(row: dict[str, Any], columns: Sequence[str], label: str) -> str
         return f"has {_names(columns)} of {len(words)} and {_names([label])} of {len(tags)}: a class for each word"
     if not all(isinstance(word, str) and word.strip() for word in words):
         return f"has something else than words in column {_names(columns)}"
-    return None if all(isinstance(tag, str | int) and tag != "" for tag in tags) else "has words without a label"
+    return "has words without a label" if None in map(label_of, tags) else None
 
 
 def _some(rows: Iterator[Any], path: Path) -> Iterator[Any]:

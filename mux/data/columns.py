@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,12 @@ import numpy as np
 
 from mux.data import sources
 from mux.recipe import files
+from mux.recipe.labels import label_of, numbers_of
 from mux.recipe.rows import LeftOut, read_rows
 from mux.recipe.schema import TaskDefinition
+
+LARGEST = float(np.finfo(np.float32).max)  # of a number to predict
+HALF = re.compile(r"[\ud800-\udfff]")  # JSON can write half of a character's two, which no tokenizer reads
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,9 @@ def texts(columns: Columns, definition: TaskDefinition) -> tuple[Texts, tuple[st
 def _text(columns: Columns, name: str, index: int, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{columns.place(index)}: {name!r} is not text but {value!r}")
+    if not value.isascii() and HALF.search(value):
+        raise ValueError(f"{columns.place(index)}: {name!r} has half a character in it (a lone surrogate such as "
+                         "\\ud800)")
     return value
 
 
@@ -140,6 +148,7 @@ def _words(columns: Columns, name: str, label: str) -> tuple[tuple[str, ...], ..
         for number, word in enumerate(row, 1):
             if not isinstance(word, str):
                 raise ValueError(f"{columns.place(index)}: item {number}: {name!r} is not text but {word!r}")
+            _text(columns, name, index, word)
         rows.append(tuple(row))
     return tuple(rows)
 
@@ -154,10 +163,10 @@ def _numbers(columns: Columns, name: str) -> Iterator[float]:
     for index, value in columns.filled(name):
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
-            raise ValueError(f"{columns.place(index)}: {name!r} is not a number but {value!r}")
+        if not abs(number) <= LARGEST:
+            raise ValueError(f"{columns.place(index)}: {name!r} is not a number but {value!r:.80}")
         yield number
 
 
@@ -202,11 +211,11 @@ def _spellings(columns: Columns, definition: TaskDefinition, found: Mapping[str,
     """How these rows spell the classes -> their numbers."""
     if not definition.labels:
         return {label: number for number, label in enumerate(found)}
-    names = {name: number for number, name in enumerate(found)}
+    names = numbers_of(list(found))
     if definition.label in columns.classes:  # the hub's numbers, whatever their order
         return {str(number): names[name] for number, name in enumerate(columns.classes[definition.label])
-                if name in names}
-    return names | {str(number): number for number in names.values() if not any(name.isdigit() for name in names)}
+                if name in found}
+    return names
 
 
 def _labels(columns: Columns, definition: TaskDefinition) -> Iterator[tuple[int, int, Any]]:
@@ -219,12 +228,10 @@ def _labels(columns: Columns, definition: TaskDefinition) -> Iterator[tuple[int,
 
 
 def _label(columns: Columns, index: int, word: int, value: Any) -> str:
-    """One spelling for 1, 1.0 and "1", so that jsonl and tsv files of one task agree."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int | float):
+    label = label_of(value)
+    if label is None:
         raise ValueError(f"{_place(columns, index, word, value)}: {value!r} is no label")
-    return str(value).strip()
+    return label
 
 
 def _place(columns: Columns, index: int, word: int, value: Any) -> str:

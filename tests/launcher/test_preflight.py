@@ -150,6 +150,15 @@ def test_all_sources_are_checked_at_once():
     assert "none/*.txt" in found[0] and "b.jsonl:2" in found[1] and "case.toml" in found[2]
 
 
+@pytest.mark.parametrize(("corpus", "wrong"), [
+    ("none.txt", "matches no file"), ("case.toml", "case.toml: must be a .txt"), ("empty.txt", "has no text in it")])
+def test_the_corpus_of_muxology_is_checked(corpus, wrong):
+    Path("empty.txt").touch()
+    Path("case.toml").write_text(f'{RECIPE}[[stages]]\nkind = "muxology"\ncorpus = "path:{corpus}"\n')
+    made = plan.make(load(Path("case.toml")), hostfile.this_host(1), Path("runs/case"))
+    assert wrong in only(problems(made))
+
+
 def test_a_corpus_that_nothing_reads_is_not_checked():
     shutil.rmtree("texts")
     Path("tokens").mkdir()

@@ -82,7 +82,7 @@ def test_regression_keeps_numbers(load):
     assert task.train.labels.dtype == np.float32 and task.train.labels.tolist() == [3.5, 1.0]
 
 
-@pytest.mark.parametrize("bad", ["many", None, "nan", [1], "inf"])
+@pytest.mark.parametrize("bad", ["many", None, "nan", [1], "inf", 1e39, 10**400])
 def test_regression_refuses_what_is_no_number(load, bad):
     with pytest.raises(ValueError, match=r"test\.jsonl: row 2: 'label' is"):
         load(lines(row("a", 1)), lines(row("a", 1), row("b", bad)), regression=True)
@@ -235,6 +235,7 @@ def test_the_row_of_each_answer(load):
     (lines({"texts": "a", "label": 1}), GOOD,
      r"row 1: no column 'text'; it has texts, label; did you mean 'texts'"),
     (lines(row("a", "no"), row(7, "yes")), GOOD, r"train\.jsonl: row 2: 'text' is not text but 7"),
+    ('{"text": "a \\ud800 b", "label": "no"}\n', GOOD, r"train\.jsonl: row 1: 'text' has half a character"),
     (lines(row("a", "no"), row("b", ["yes"])), GOOD, r"train\.jsonl: row 2: \['yes'\] is no label"),
     (lines(row("a", "no"), row("b", "no")), GOOD,
      r"path:train\.jsonl: column 'label' has only the class 'no'"),
@@ -314,6 +315,7 @@ def test_hub_lists_carry_their_class_names(hub_folder):
     (words(["a"], "O"), "row 3: 'labels' is not a list but 'O'"),
     (words(["a", " "], ["O", "O"]), "row 3: item 2 of 'tokens' is empty"),
     (words(["a", 7], ["O", "O"]), "row 3: item 2: 'tokens' is not text but 7"),
+    (words(["a", "\ud800"], ["O", "O"]), "row 3: 'tokens' has half a character"),
     (words(["a", "b"], ["O", None]), "row 3: item 2 of 'labels' is empty"),
     (words(["a", "b"], ["O", ["O"]]), r"row 3: item 2: \['O'\] is no label"),
     ({"tokens": ["a"]}, "row 3: no column 'labels'"),
