@@ -15,7 +15,7 @@ quickstart: setup
 	$(BIN)/mux-launch recipes/quickstart.toml
 
 offline-eval: setup
-	@test -e data || { echo "there is no folder data: README.md, \"Evaluate offline\", says what it holds"; exit 2; }
+	@test -e data || { echo "there is no folder data: docs/evaluation.md, \"Evaluate offline\", says what it holds"; exit 2; }
 	$(BIN)/mux-launch recipes/offline_eval_n1.toml
 	$(BIN)/mux-launch recipes/offline_eval.toml
 	$(BIN)/mux-launch recipes/offline_eval_n5.toml

@@ -47,7 +47,8 @@ def bound(condition: Condition, metric: str) -> str:
 
 def measured(choice: Choice) -> str:
     """On what and how the speeds were taken."""
-    where = f"on {clean(choice.device)}" if choice.device else "on an unknown device"
+    device = ", ".join(filter(None, (choice.device, choice.dtype)))
+    where = f"on {clean(device)}" if device else "on an unknown device"
     if choice.timed_by == "throughput":
         return f"{where}, rows of {choice.sequence_length} tokens, by the throughput stage"
     return f"{where}, by the evaluation's own speed: no throughput stage has timed these"

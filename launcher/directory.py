@@ -98,7 +98,7 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
                               hint="--fresh moves the run aside and starts over")) from None
     if not has_trained(run):
         return "unfinished"  # nothing was trained: whatever has changed, nothing is lost
-    refuse_changes(previous, plan, where)
+    refuse_changes(previous, plan, run)
     return "finished" if is_finished(run, plan) else "unfinished"
 
 
@@ -108,14 +108,16 @@ def has_trained(run: RunDirectory) -> bool:
     return any(any(run.path.glob(pattern)) for pattern in found)
 
 
-def refuse_changes(previous: Plan, plan: Plan, where: str) -> None:
-    """Raise Refusal if the run was begun with another recipe, or on another number of devices."""
+def refuse_changes(previous: Plan, plan: Plan, run: RunDirectory) -> None:
+    """Raise Refusal if the run was begun with another recipe, or a stage that is not done on another number of
+    devices."""
+    where = str(run.path)
     problems = [
         Problem(f"was {json.dumps(old)} when the run began, is {json.dumps(new)} now", key=key, where=where)
         for key, old, new in differences(previous.recipe, plan.recipe)
         if not harmless(key)
     ]
-    before = {stage.id: stage.devices for stage in previous.stages}
+    before = {stage.id: stage.devices for stage in previous.stages if not run.stage_result(stage.id).exists()}
     problems += [
         Problem(f"began on {before[stage.id]} devices and cannot go on on {stage.devices}", where=where,
                 key=f"stages.{stage.id}")

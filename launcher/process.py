@@ -24,6 +24,7 @@ import psutil
 from mux.run import Host, JobPlan, Plan, RunDirectory
 
 PR_SET_PDEATHSIG = 1
+FIRST_PORT, PORTS = 20_000, 10_000  # where ranks meet: below the ports that systems hand out
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 LIBC = ctypes.CDLL(None)  # loaded before any fork
 
@@ -99,13 +100,25 @@ def master_address(job: JobPlan) -> str:
     return socket.getfqdn() if first.local else first.name
 
 
-def free_port(job: JobPlan) -> int:
-    """A port for them; asked of the system where it is ours, else drawn from a range that is seldom in use."""
-    if not job.hosts[0].local:
-        return random.SystemRandom().randint(20_000, 29_999)
+def free_port(plan: Plan, job: JobPlan) -> int:
+    """A port for them, from a range that is seldom in use; where it is ours, one that nobody has.
+
+    Jobs that run at the same time never draw the same: their ports leave different remainders.
+    """
+    devices = plan.cluster.devices
+    while True:
+        port = FIRST_PORT + devices * random.SystemRandom().randrange(max(1, PORTS // devices)) + job.first_rank
+        if not job.hosts[0].local or _nobody_has(port):
+            return port
+
+
+def _nobody_has(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 class JobProcesses:
@@ -116,7 +129,7 @@ class JobProcesses:
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._most_ranks: dict[int, int] = {}  # by the node's process id: children seen at once
         try:
-            for host, argv in zip(job.hosts, host_commands(plan, job, free_port(job)), strict=True):
+            for host, argv in zip(job.hosts, host_commands(plan, job, free_port(plan, job)), strict=True):
                 log = run.node_log(host.name, job)
                 environment = os.environ | variables(plan, job, host)
                 self._nodes.append(start(argv, log, environment))

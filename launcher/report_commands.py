@@ -71,7 +71,8 @@ def choose(
     At least one condition is needed. Best first: the fastest where an accuracy is asked for, else the most accurate.
     A model is a run at a number of copies; only speeds of one device and length are compared.
 
-    95 % is the interval of the accuracy over compositions into groups, seeds and test rows. P(...) is the probability
+    The accuracy is that of the model that is kept, the first seed's; 95 % is its interval over compositions into
+    groups, seeds and test rows. P(...) is the probability
     that the condition really holds, by a normal distribution of that error, or of the spread of speed between batches;
     empty where no spread is known.
 
@@ -132,7 +133,7 @@ def points_of(runs: Iterable[Path], task: str | None) -> list[Point]:
 
 def _as_json(choice: Choice) -> dict[str, Any]:
     return {
-        "task": choice.task, "metric": choice.metric, "device": choice.device,
+        "task": choice.task, "metric": choice.metric, "device": choice.device, "dtype": choice.dtype,
         "sequence_length": choice.sequence_length, "timed_by": choice.timed_by,
         "models": [_model(point, choice.conditions) for point in choice.models],
         "nearest": {condition.name: _model(point, choice.conditions) for condition, point in choice.nearest},

@@ -38,6 +38,7 @@ class Supervisor:
         self.run, self.plan, self.display, self.resumed = run, plan, display, resumed
         self.events = EventWriter(run.events)
         self.asked: list[str] = []  # names of the signals that asked for a stop
+        self.stopping = False  # a stop was asked for; from then on nothing starts
         self.acknowledged = False  # a request to stop, on the dashboard
         self.attempts: dict[int, int] = {}  # how often each job was started
         self.max_restarts: int = plan.recipe["cluster"]["max_restarts"]
@@ -75,7 +76,7 @@ class Supervisor:
         failed: tuple[int, str] | None = None
         try:
             while due or live:
-                ending = self._stop_asked() or bool(stopped) or failed is not None
+                ending = self._stop_asked()
                 for job in [job for job in jobs if ending or due.get(job.id, math.inf) <= time.monotonic()]:
                     due.pop(job.id, None)
                     if not ending:
@@ -90,7 +91,7 @@ class Supervisor:
                             stopped.append(stop)
                         case (int(), str()) as failure:
                             failed = failed or failure
-                            self.run.ask_to_stop("launcher: a job has failed")
+                            self._stop("a job has failed")
                 time.sleep(LOOK_SECONDS)
         finally:
             for attempt in live:
@@ -102,6 +103,8 @@ class Supervisor:
             attempt.look()
             if self._interrupted_again():
                 attempt.kill()
+            if attempt.stopped is not None and not self._stop_asked():
+                self._stop("a rank was sent a signal")  # ranks of other jobs may not have heard of it
         if live and self._stop_asked() and not self.acknowledged:
             self.acknowledged = True
             self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
@@ -135,12 +138,14 @@ class Supervisor:
             return attempt.stopped
         if self.run.done(job):
             return None
-        if not self._stop_asked():
-            # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
-            self.run.stop_request.unlink(missing_ok=True)
         failures[job.id] = 1 if attempt.progressed else failures[job.id] + 1
         if failures[job.id] > self.max_restarts or attempt.input_at_fault:
             return code, attempt.reason()
+        if self._stop_asked():
+            self.say(Notice(level="error", text=f"not started again, since the run stops: {attempt.reason()}"))
+            return None
+        # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
+        self.run.stop_request.unlink(missing_ok=True)
         pause = min(60.0, 2.0 ** failures[job.id])
         self.say(Notice(level="error", text=f"starting again in {pause:.0f} s ({failures[job.id]} of "
                                             f"{self.max_restarts} without progress), since {attempt.reason()}"))
@@ -190,7 +195,14 @@ class Supervisor:
         self.display.show(event)
 
     def _stop_asked(self) -> bool:
-        return bool(self.asked) or self.run.stop_asked()
+        """Whether anyone but a rank has ever asked: a rank's own request may take the place of another in the file."""
+        self.stopping = self.stopping or self.run.stop_asked()
+        return self.stopping
+
+    def _stop(self, why: str) -> None:
+        """Ask all ranks of the phase to save and end."""
+        self.stopping = True
+        self.run.ask_to_stop(f"launcher: {why}")
 
     def _interrupted_again(self) -> bool:
         """Ctrl-C after a stop was asked for already: end at once."""
@@ -209,4 +221,4 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked.append(signal.Signals(number).name)
-        self.run.ask_to_stop(f"launcher: {self.asked[-1]}")
+        self._stop(self.asked[-1])

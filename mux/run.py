@@ -61,8 +61,8 @@ class TrainingPlan(Part):
 
     @property
     def name(self) -> str:
-        """"sst2/seed0_lr2e-05_batch32", also where its files are in the stage's folder."""
-        return f"{self.task}/seed{self.seed}_lr{self.point.learning_rate:g}_batch{self.point.batch}"
+        """"sst2/seed0_lr2e-05_batch32", also where its files are in the stage's folder; no two rates look alike."""
+        return f"{self.task}/seed{self.seed}_lr{self.point.learning_rate!r}_batch{self.point.batch}"
 
 
 class StagePlan(Part):

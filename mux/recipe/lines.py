@@ -9,6 +9,8 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mux.recipe.wording import printable, reason
 
 Lines = Iterator[tuple[int, str]]  # (number from 1, line with its end)
 
+LONGEST = 10**9  # bytes of a line: whole corpora have come as one
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -30,7 +33,7 @@ def lines_of(path: Path) -> Lines:
     """The lines of a UTF-8 file. Raises Refusal naming the file, and the line where there is one."""
     try:
         with PACKED.get(path.suffix, open)(path, "rb") as file:
-            yield from numbered_lines(file, str(path))
+            yield from numbered_lines(iter(partial(file.readline, LONGEST + 1), b""), str(path))
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise Refusal(Problem(f"is damaged: {reason(error)}", where=printable(str(path)))) from None
     except OSError as error:
@@ -39,11 +42,25 @@ def lines_of(path: Path) -> Lines:
 
 def numbered_lines(file: Iterable[bytes], name: str) -> Lines:
     """The lines of a UTF-8 file; without its byte order mark."""
-    for number, line in enumerate(file, 1):
+    reading = iter(file)
+    for number in count(1):
         try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise refusal(name, number, f"is not UTF-8: byte {line[error.start]:#04x}") from None
+            line = next(reading, None)
+            text = None if line is None else _text(line, name, number)
+        except MemoryError:  # a small packed file may hold one endless line
+            raise refusal(name, number, "is too long for the memory that is left") from None
+        if text is None:
+            return
+        yield number, text
+
+
+def _text(line: bytes, name: str, number: int) -> str:
+    if len(line) > LONGEST:
+        raise refusal(name, number, f"is longer than {LONGEST:,} bytes")
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise refusal(name, number, f"is not UTF-8: byte {line[error.start]:#04x}") from None
 
 
 def refusal(name: str, line: int, message: str, hint: str | None = None) -> Refusal:

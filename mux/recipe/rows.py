@@ -76,6 +76,8 @@ def objects(lines: Lines, name: str) -> Rows:
             row = json.loads(line, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise refusal(name, number, f"is not JSON, column {error.colno}: {error.msg}") from None
+        except MemoryError:
+            raise refusal(name, number, "is too long for the memory that is left") from None
         except RecursionError:
             raise refusal(name, number, "is not JSON: it is nested too deeply") from None
         except ValueError as error:  # NaN, or an integer of too many digits

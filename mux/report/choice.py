@@ -80,6 +80,7 @@ class Choice:
     task: str
     metric: str
     device: str
+    dtype: str
     sequence_length: int | None
     timed_by: str
     conditions: tuple[Condition, ...]
@@ -107,8 +108,8 @@ def _choice(points: Sequence[Point], conditions: tuple[Condition, ...]) -> Choic
         models.reverse()
     one = points[0]
     nearest = tuple((condition, best) for condition in conditions if (best := _best(points, condition)))
-    return Choice(one.task, one.metric, one.device, one.sequence_length, one.timed_by, conditions, tuple(models),
-                  nearest)
+    return Choice(one.task, one.metric, one.device, one.dtype, one.sequence_length, one.timed_by, conditions,
+                  tuple(models), nearest)
 
 
 def _best(points: Sequence[Point], condition: Condition) -> Point | None:

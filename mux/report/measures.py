@@ -1,4 +1,4 @@
-"""One number for a column of the paper: a task's or an average's mean, extremes or range over tickets, in percent."""
+"""One number for a column of the paper: a task's or an average's mean or extremes over tickets, in percent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mux.recipe.averages import AVERAGES
+from mux.recipe.averages import AVERAGES, paper_rounding
 from mux.report.results import Scores, Spread
 
 # The measure that counts on each task, in averages and in the columns of Tables 2 and 9-14.
@@ -40,25 +40,20 @@ def counted(task: str, scores: Scores | None) -> Spread:
 
 
 def measured(name: str, statistic: str, tasks: Mapping[str, Scores]) -> Measured | None:
-    """The mean over the tasks of `name`; None if one is missing.
+    """The mean over the tasks of `name`, rounded as the paper's; None if one is missing.
 
     As in the paper an average's best (worst) ticket is the mean of the tasks' best (worst) tickets, and its standard
     deviation the mean of the tasks' (Tables 6 and 10; Table 1 from Table 9).
     """
-    spreads = [counted(task, tasks.get(task)) for task in tasks_of(name)]
-    values = [_statistic(spread, statistic) for spread in spreads]
-    numbers = [100 * value for value in values if value is not None]
-    if len(numbers) < len(spreads):
+    of = tasks_of(name)
+    spreads = {task: counted(task, tasks.get(task)) for task in of}
+    values = {task: getattr(spread, statistic) for task, spread in spreads.items()}
+    if None in values.values():
         return None
-    if name in AVERAGES:  # as mux.recipe.averages.paper_rounding has it
-        numbers = [round(value, 2) for value in numbers]
-    stds = [100 * spread.std for spread in spreads if spread.std is not None]
+    value = 100 * values[of[0]]
+    if name in AVERAGES:
+        columns = {task: {"metric": AVERAGES[name][task], statistic: one} for task, one in values.items()}
+        value = paper_rounding(columns, statistic)[name]
+    stds = [100 * spread.std for spread in spreads.values() if spread.std is not None]
     std = statistics.fmean(stds) if statistic == "mean" and len(stds) == len(spreads) else None
-    return Measured(statistics.fmean(numbers), std)
-
-
-def _statistic(spread: Spread, statistic: str) -> float | None:
-    if statistic == "range":
-        return None if spread.max is None or spread.min is None else spread.max - spread.min
-    value: float | None = getattr(spread, statistic)
-    return value
+    return Measured(value, std)

@@ -2,11 +2,12 @@
 
 They come from results.json alone, and say how sure they are:
 
-- accuracy, in the task's own metric: the mean over tickets (over seeds where there are several). `accuracy_error` is
-  one standard deviation over tickets and seeds. The 95 % interval adds the sampling error of the test rows, R of them:
-  of a share p, sqrt(p (1 - p) / R) with two successes and two failures added (Agresti and Coull: 20 of 20 is no proof
-  of 1); of a correlation r, (1 - r^2) / sqrt(R - 1). F1 counts as a share; rows are counted, not words, since the words
-  of one row fall and stand together: cautious for both.
+- accuracy, in the task's own metric: the mean over tickets of the model that is kept, the first seed's. Other seeds
+  only widen `accuracy_error`, one standard deviation over tickets and seeds; those of one copy stand for any number of
+  copies. The 95 % interval adds the sampling error of the test rows, R of them: of a share p, sqrt(p (1 - p) / R) with
+  two successes and two failures added (Agresti and Coull: 20 of 20 is no proof of 1); of a correlation r,
+  (1 - r^2) / sqrt(R - 1). F1 counts as a share; rows are counted, not words, since the words of one row fall and stand
+  together: cautious for both.
 - throughput: the throughput stage's row of this model divided by the copies (appendix C: batches of instances), its
   error the quartiles of the ratio to BERT BASE, round by round. Without such a stage it is the speed of the evaluation
   itself, at the rows' real lengths and without an error: `timed_by` says which.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mux.recipe.averages import AVERAGES
-from mux.report.results import Model, Results, Scores, Timed
+from mux.report.results import Model, Results, Scores, Stage, Timed
 
 NORMAL_95 = 1.959964  # standard deviations of the normal distribution on either side
 
@@ -43,6 +44,7 @@ SAMPLING_ERRORS: dict[str, Callable[[float, int], float]] = {
     "accuracy": _share, "f1": _share, "entity_f1": _share,
     "matthews": _correlation, "spearman": _correlation, "pearson": _correlation,
 }
+LOWEST = {"matthews": -1.0, "spearman": -1.0, "pearson": -1.0}  # other metrics: 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Estimate:
     mean: float
     error: float
     sampling: float
+    lowest: float  # that the metric can be
 
     @property
     def total_error(self) -> float:
@@ -70,6 +73,7 @@ class Speed:
     latency_low: float | None = None
     latency_high: float | None = None
     device: str = ""  # "cpu, 2 threads"
+    dtype: str = ""  # empty: not said
     sequence_length: int | None = None  # None: the rows' own lengths
     timed_by: Literal["throughput", "evaluation"] = "evaluation"
 
@@ -95,9 +99,14 @@ class Point(Speed):
     accuracy_high: float = 0.0
 
     @property
-    def comparable(self) -> tuple[str, str, int | None, str]:
-        """Only points that agree in this are compared: speeds of other devices, lengths or methods say nothing."""
-        return self.task, self.device, self.sequence_length, self.timed_by
+    def conditions(self) -> tuple[str, str, int | None, str]:
+        """Only points that agree in this are compared, be it by their ratios to BERT BASE."""
+        return self.task, self.dtype, self.sequence_length, self.timed_by
+
+    @property
+    def comparable(self) -> tuple[object, ...]:
+        """Only points that agree in this are compared by their speeds: another device's say nothing."""
+        return self.device, *self.conditions
 
 
 def points(results: Mapping[str, Any], run: str | Path) -> list[Point]:
@@ -115,13 +124,13 @@ def points(results: Mapping[str, Any], run: str | Path) -> list[Point]:
         metrics |= {name: dict(of) for name, of in AVERAGES.items() if set(of) <= set(measured)}
         for name, of in metrics.items():
             scores = [measured[task] for task in of]
-            estimates = [estimate(one, metric) for one, metric in zip(scores, of.values(), strict=True)]
+            estimates = [estimate(measured[task], metric, stage.tasks.get(task)) for task, metric in of.items()]
             if all(estimates):
                 found.append(Point(
-                    **vars(_speed(read.model, str(results.get("device") or ""), rows, scores, copies)),
+                    **vars(_speed(read.model, read.device, rows, scores, copies)),
                     **_interval([one for one in estimates if one]),
                     run=str(run), name=read.name, model=label(read.model), N=read.model.N, size=read.model.size or "",
-                    copies=copies, stage=stage, task=name, tasks=tuple(of), metric=of.get(name, "average")))
+                    copies=copies, stage=stage.id, task=name, tasks=tuple(of), metric=of.get(name, "average")))
     return found
 
 
@@ -132,16 +141,18 @@ def label(model: Model) -> str:
     return ", ".join([model.source or f"{model.family} {model.size}", f"N = {model.N}", *map(str, variants)])
 
 
-def estimate(scores: Scores, metric: str) -> Estimate | None:
-    """What is known of one task's score, in its own metric or in another that it has; None: nothing."""
+def estimate(scores: Scores, metric: str, tuned: Scores | None = None) -> Estimate | None:
+    """What is known of one task's score, in its own metric or in another that it has; None: nothing.
+
+    `tuned`: the fine-tuning's own scores of the task, which know other seeds.
+    """
     measure = scores.measure(metric)
     if measure is None or measure.mean is None:
         return None
-    seeds = [mean for mean in scores.seeds.values() if mean is not None] if metric == scores.metric else []
-    several = len(seeds) > 1
-    mean = statistics.fmean(seeds) if several else measure.mean
-    error = math.hypot(measure.std or 0.0, statistics.stdev(seeds) if several else 0.0)
-    return Estimate(mean, error, SAMPLING_ERRORS.get(metric, _share)(mean, scores.test_rows or 1))
+    seeds = [mean for mean in tuned.seeds.values() if mean is not None] if tuned and metric == tuned.metric else []
+    error = math.hypot(measure.std or 0.0, statistics.stdev(seeds) if len(seeds) > 1 else 0.0)
+    sampling = SAMPLING_ERRORS.get(metric, _share)(measure.mean, scores.test_rows or 1)
+    return Estimate(measure.mean, error, sampling, LOWEST.get(metric, 0.0))
 
 
 def _interval(estimates: Sequence[Estimate]) -> dict[str, Any]:
@@ -150,25 +161,19 @@ def _interval(estimates: Sequence[Estimate]) -> dict[str, Any]:
     error = math.hypot(*(one.error for one in estimates)) / len(estimates)
     total = math.hypot(*(one.total_error for one in estimates)) / len(estimates)
     return {"accuracy": mean, "accuracy_error": error, "total_error": total,
-            "accuracy_low": max(mean - NORMAL_95 * total, -1.0 if mean < 0 else 0.0),
+            "accuracy_low": max(mean - NORMAL_95 * total, statistics.fmean(one.lowest for one in estimates)),
             "accuracy_high": min(mean + NORMAL_95 * total, 1.0)}
 
 
-def _evaluated(results: Results) -> Iterator[tuple[str, int, Mapping[str, Scores]]]:
+def _evaluated(results: Results) -> Iterator[tuple[Stage, int, Mapping[str, Scores]]]:
     """(fine-tuning stage, copies, scores by task) of everything that was evaluated.
 
-    An ensemble's single copies are the fine-tuning's own scores again. Its models are those of the nearest fine-tuning
-    stage before it.
+    An ensemble's single copies are the fine-tuning's own scores again.
     """
-    last = ""
     for stage in results.stages:
         if stage.status == "done" and stage.kind == "finetune":
-            last = stage.id
-            yield last, 1, stage.tasks
-        elif stage.status == "done" and stage.kind == "ensemble":
-            for copies, evaluated in stage.copies.items():
-                if copies.isdecimal() and copies != "1":
-                    yield last, int(copies), evaluated.tasks
+            yield stage, 1, stage.tasks
+            yield from ((stage, copies, tasks) for copies, tasks in results.copied(stage.id) if copies > 1)
 
 
 def _speed(model: Model, device: str, rows: Sequence[Timed], scores: Sequence[Scores], copies: int) -> Speed:
@@ -176,17 +181,17 @@ def _speed(model: Model, device: str, rows: Sequence[Timed], scores: Sequence[Sc
     head = "token" if any(one.words for one in scores) else "sequence"
     timed, group = (_own_row(model, rows, head, batches_of) for batches_of in ("instances", "one_group"))
     latency = copies * group.milliseconds_per_batch if group and group.milliseconds_per_batch else None
-    latency_low, latency_high = _quartiles(latency, group)
+    latency_high, latency_low = (latency / share if latency and share else None for share in _quartiles(group))
     if timed is None or timed.instances_per_second is None:
         rates = [(one.test_rows or 0, one.instances_per_second) for one in scores if one.instances_per_second]
         rate = sum(count for count, _ in rates) / sum(count / rate for count, rate in rates) if rates else None
         return Speed(rate, latency_ms=latency, latency_low=latency_low, latency_high=latency_high, device=device)
     rate = timed.instances_per_second / copies
-    low, high = _quartiles(rate, timed)
+    low, high = (None if share is None else rate * share for share in _quartiles(timed))
     threads = f", {timed.threads} threads" if timed.device == "cpu" and timed.threads else ""
     return Speed(rate, low, high, timed.ratio_to_bert_base and timed.ratio_to_bert_base / copies,
                  latency, latency_low, latency_high, re.sub(r"^cuda:\d+ +", "", timed.device or device) + threads,
-                 timed.sequence_length, "throughput")
+                 timed.dtype or "", timed.sequence_length, "throughput")
 
 
 def _own_row(model: Model, rows: Sequence[Timed], head: str, batches_of: str) -> Timed | None:
@@ -197,10 +202,11 @@ def _own_row(model: Model, rows: Sequence[Timed], head: str, batches_of: str) ->
     return min(found, key=lambda row: row.mode != "eager", default=None)
 
 
-def _quartiles(value: float | None, row: Timed | None) -> tuple[float | None, float | None]:
-    """A speed or a time, as much below and above as the ratio to BERT BASE is at its quartiles."""
+def _quartiles(row: Timed | None) -> tuple[float | None, float | None]:
+    """The quartiles of the ratio to BERT BASE as shares of it: so far a speed may be below and above, a time the
+    other way round."""
     quartiles = row.ratio_to_bert_base_quartiles if row else None
-    if value is None or row is None or not row.ratio_to_bert_base or not quartiles or None in quartiles:
+    if row is None or not row.ratio_to_bert_base or not quartiles or len(quartiles) != 2 or None in quartiles:
         return None, None
-    low, high = (value * (quartile or 0.0) / row.ratio_to_bert_base for quartile in quartiles)
+    low, high = ((quartile or 0.0) / row.ratio_to_bert_base for quartile in quartiles)
     return low, high

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -27,9 +27,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-String = Annotated[str, AfterValidator(lambda text: CONTROL.sub("\ufffd", text))]
+def inert(text: str) -> str:
+    """The text without what a terminal would obey, and without what no file of the report can hold."""
+    return CONTROL.sub("\ufffd", text)
+
+
+String = Annotated[str, AfterValidator(inert)]
 Number = Annotated[float | None, BeforeValidator(finite)]
 Natural = Annotated[int | None, BeforeValidator(finite)]
+
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class Entry(BaseModel):
@@ -180,6 +188,7 @@ class Stage(Entry):
     id: String
     kind: String
     status: String
+    source: String | None = None  # of ensembles and compositions: the fine-tuning stage whose models they evaluate
     seconds: Number = None
     steps: Natural = None
     loss: Number = None
@@ -209,8 +218,36 @@ class Model(Entry):
 class Results(Entry):
     name: String
     status: String
+    device: String = ""
     model: Model
     stages: list[Stage]
+
+    def copied(self, finetune: str) -> list[tuple[int, dict[str, Scores]]]:
+        """(copies, scores by task) of every ensemble of the models of this fine-tuning stage."""
+        return [(int(copies), entry.tasks) for stage in self.stages
+                if (stage.kind, stage.status, stage.source) == ("ensemble", "done", finetune)
+                for copies, entry in stage.copies.items() if copies.isdecimal()]
+
+
+class PlannedStage(Entry):
+    id: String
+    source: String | None = None  # what it starts from: a stage, or a model from outside
+    batch: Natural = None
+    sequence_length: Natural = None
+
+
+class Host(Entry):
+    slots: int = 0
+
+
+class Cluster(Entry):
+    device: String | None = None
+    hosts: list[Host] = []
+
+
+class Plan(Entry):
+    cluster: Cluster = Cluster()
+    stages: list[PlannedStage] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +259,7 @@ class Run:
     label: str  # its name; where two runs share one, with a number
     results: Results
     raw: dict[str, Any]  # results.json as it is
-    plan: dict[str, Any]  # plan.json; empty if there is none
+    plan: Plan  # empty if there is none
     began: str  # UTC; empty if there are no events
     ended: str
 
@@ -233,9 +270,9 @@ class Run:
     def stages(self, *kinds: str) -> list[Stage]:
         return [stage for stage in self.results.stages if stage.kind in kinds]
 
-    def planned(self, stage_id: str) -> dict[str, Any]:
-        """What the plan says of a stage: source, batch, sequence_length."""
-        return next((stage for stage in self.plan.get("stages", ()) if stage.get("id") == stage_id), {})
+    def planned(self, stage_id: str) -> PlannedStage:
+        """What the plan says of a stage."""
+        return next((stage for stage in self.plan.stages if stage.id == stage_id), PlannedStage(id=stage_id))
 
     @property
     def tuned(self) -> dict[str, Scores]:
@@ -243,12 +280,17 @@ class Run:
         return {task: scores for stage in self.stages("finetune") for task, scores in stage.tasks.items()}
 
     @property
+    def tuners(self) -> dict[str, str]:
+        """The stage that has the model of `tuned`, by task."""
+        return {task: stage.id for stage in self.stages("finetune") for task in stage.tasks}
+
+    @property
     def device(self) -> str:
         timed = [row.device for stage in self.stages("throughput") for row in stage.rows if row.device]
-        cluster = self.plan.get("cluster") or {}
-        devices = sum(host.get("slots", 0) for host in cluster.get("hosts", ()))
-        trained = f"{devices} x {cluster.get('device')}" if devices else ""
-        others = (device for device in timed if device != cluster.get("device"))
+        cluster = self.plan.cluster
+        devices = sum(host.slots for host in cluster.hosts)
+        trained = f"{devices} x {cluster.device}" if devices else ""
+        others = (device for device in timed if device != cluster.device)
         return ", ".join(dict.fromkeys(filter(None, (trained, *others))))
 
 
@@ -267,16 +309,21 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{directory.results}: no such file; `mux runs ls` lists the runs there are")
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise ValueError(f"{directory.results}: this version reads results of schema {SCHEMA}; run again with --fresh")
+    plan = _json(directory.plan)
+    results = _checked(Results, raw, directory.results)
+    return Run(0, directory.path, results.name, results, raw,
+               Plan() if plan is None else _checked(Plan, plan, directory.plan), *_times(directory.events))
+
+
+def _checked(model: type[Content], content: Any, path: Path) -> Content:
     try:
-        results = Results.model_validate(raw)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{directory.results}: {key}: {first['msg'].lower()} ({error.error_count()} such places); "
-                         "was it written by another version? Then run again with --fresh") from None
-    plan = _json(directory.plan)
-    return Run(0, directory.path, results.name, results, raw, plan if isinstance(plan, dict) else {},
-               *_times(directory.events))
+        what = f"{key}: {first['msg'].lower()}" if key else "no table"
+        raise ValueError(f"{path}: {what} ({error.error_count()} such places); was it written by another "
+                         "version? Then run again with --fresh") from None
 
 
 def _json(path: Path) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
 import markupsafe
 
+from mux.report import folder
 from mux.report.results import Run, read_runs
 from mux.report.section import Section
 from mux.report.sections import (
@@ -39,8 +39,8 @@ Progress = Callable[[int, int, str], None]  # sections done, all sections, what 
 def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, total, what: None) -> Path:
     """Write the report of these run directories to the folder `out`; returns the page's path.
 
-    Files of an earlier report there are replaced. ValueError names a run's file that cannot be read; then nothing is
-    written.
+    Files of an earlier report there are replaced, others left alone. ValueError names a run's file that cannot be read,
+    or what is in the way in `out`; then nothing is written.
     """
     read = read_runs(runs)
     if not read:
@@ -50,7 +50,6 @@ def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, tot
         progress(index, len(SECTIONS), build.__module__.rpartition(".")[2].replace("_", " "))
         sections.append(build(read))
     progress(len(SECTIONS), len(SECTIONS), "")
-    out = Path(out)
     files = {PAGE: page(read, sections), MARKDOWN: markdown(read, sections)}
     for section in sections:
         for table in section.tables:
@@ -59,14 +58,8 @@ def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, tot
         for drawing in section.drawings:
             files[f"{FIGURES}/{drawing.name}.svg"] = drawing.svg
     images = {f"{FIGURES}/{drawing.name}.png": drawing.png for section in sections for drawing in section.drawings}
-    for folder in (FIGURES, TABLES):
-        shutil.rmtree(out / folder, ignore_errors=True)
-        (out / folder).mkdir(parents=True)
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
-    for name, image in images.items():
-        (out / name).write_bytes(image)
-    return out / PAGE
+    folder.replace(Path(out), {name: text.encode() for name, text in files.items()} | images)
+    return Path(out) / PAGE
 
 
 def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:

@@ -15,4 +15,6 @@ def run(context: Context, stage: EvaluateStage) -> None:
     started = time.monotonic()
     context.start(context.plan.stage(stage.id))
     variants: dict[str, Variant] = {name: Variant(name, composition=name) for name in stage.compositions}
-    context.finish(stage.id, {"compositions": evaluate_tasks(context, stage.id, stage.tickets, variants)}, started)
+    compositions = evaluate_tasks(context, stage.id, stage.tickets, variants)
+    source = context.plan.stage(stage.id).source
+    context.finish(stage.id, {"source": source, "compositions": compositions}, started)

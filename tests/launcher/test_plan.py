@@ -237,6 +237,16 @@ def test_trainings_are_packed_over_the_devices(tmp_path):
         (0, ("retrieval", "pretrain")), (2, ("finetune", "ensemble", "throughput"))]
 
 
+def test_the_longest_trainings_are_packed_first(tmp_path):
+    """By hand, on two devices. Work is steps x batch: topic 160 and 640, rte 112 and 448. The longest first, each on
+    the device that is free first: 640 | 448, then 160 to the second (608), then 112 to it again."""
+    made = planned(tmp_path, "stages.finetune.search={batch = [16, 64]}", 'stages.finetune.tasks=["topic", "rte"]',
+                   "stages.finetune.steps={topic = 10, rte = 7}", slots=(2,))
+    assert [job.trainings for job in made.jobs if job.trainings] == [
+        ("topic/seed0_lr5e-05_batch64",),
+        ("topic/seed0_lr5e-05_batch16", "rte/seed0_lr5e-05_batch16", "rte/seed0_lr5e-05_batch64")]
+
+
 def test_trainings_on_one_device_need_no_jobs_of_their_own(tmp_path):
     assert [job.trainings for job in planned(tmp_path, SEARCH, slots=(1,)).jobs] == [()]
     few = planned(tmp_path, "stages.finetune.seeds=[0, 1]", slots=(8,))

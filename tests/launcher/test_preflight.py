@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from launcher import gpu, hostfile, named_files, plan, preflight
-from mux.recipe import load
+from mux.data.tasks import load_task
+from mux.recipe import Recipe, load
 from mux.run import Cluster, Host, Plan, RunDirectory
 
 RECIPE = """
@@ -215,13 +216,31 @@ WORDS = ('tasks.define.mood.tokens="words"', 'tasks.define.mood.label="tags"',
     ('{"words": ["Ada"], "tags": []}', 'row 2 of words.jsonl has no list in column "tags"'),
     ('{"words": ["Ada", "wrote"], "tags": ["A"]}', 'has "words" of 2 and "tags" of 1: a class for each word'),
     ('{"words": ["Ada", " "], "tags": ["A", "B"]}', 'has something else than words in column "words"'),
+    ('{"words": ["Ada"], "tags": [1.0]}', None),
     ('{"words": ["Ada"], "tags": [null]}', "has words without a label"),
+    ('{"words": ["Ada"], "tags": [" "]}', "has words without a label"),
+    ('{"words": ["Ada"], "tags": [["A"]]}', "has words without a label"),
 ])
 def test_rows_of_words(row, wrong):
     Path("words.jsonl").write_text('{"words": ["x", "y"], "tags": ["A", "B"]}\n' + row)
     found = problems(planned(*WORDS))
     assert len(found) == (2 if wrong else 0)  # it is both train and test
     assert all(wrong in text for text in found)
+
+
+def test_labels_are_spelt_as_the_reader_spells_them():
+    """What load_task takes, and only that: one label may be 1, 1.0 or "1"."""
+    Path("test.jsonl").write_text('{"text": "fine", "label": 1.0}\n{"text": "poor", "label": " 0"}\n')
+    test = 'tasks.define.mood.test="path:test.jsonl"'
+    made = planned(test)
+    assert problems(made) == []
+    definition = Recipe.model_validate(made.recipe).tasks.define["mood"]
+    assert load_task("mood", definition).test.labels.tolist() == [1, 0]
+    assert problems(planned(test, 'tasks.define.mood.labels=["bad", "good"]')) == []
+    named = planned(test, 'tasks.define.mood.labels=["0", "5"]')
+    assert 'the task\'s labels lack "1"' in problems(named)[0]
+    with pytest.raises(ValueError, match="label '1' is not among the classes"):
+        load_task("mood", Recipe.model_validate(named.recipe).tasks.define["mood"])
 
 
 def test_words_of_one_class():

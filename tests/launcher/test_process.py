@@ -3,12 +3,14 @@
 import base64
 import json
 import shlex
+import socket
 from pathlib import Path
 
 import pytest
 
 from launcher import hostfile, plan, process
 from mux.recipe import load
+from mux.run import Host
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,6 +50,25 @@ def test_the_gpus_that_are_left_to_us_are_the_ones_we_take(planned, monkeypatch)
         "hosts": (planned.jobs[0].hosts[0].model_copy(update={"local": True, "slots": 2}), planned.jobs[0].hosts[1])})
     argv = process.node_command(planned, job, 0, "a100-01", 1)
     assert world(argv) == {"a100-01": ["4", "GPU-abc"], "a100-02": list(range(8))}
+
+
+def test_jobs_at_the_same_time_never_meet_at_one_port(planned):
+    """However often they draw, and on whatever host: here on this one, with ports that are taken already."""
+    hosts = {"remote": planned.cluster.hosts[0], "local": Host(name="here", slots=1, local=True)}
+    for host in hosts.values():
+        jobs = [planned.jobs[0].model_copy(update={"hosts": (host,), "first_rank": rank}) for rank in range(64)]
+        drawn = [{process.free_port(planned, job) for _ in range(40)} for job in jobs]
+        assert len(set().union(*drawn)) == sum(map(len, drawn)) > 64 * 20
+        assert all(1024 < port < 32768 for ports in drawn for port in ports)
+
+
+def test_a_port_that_is_taken_is_not_drawn(monkeypatch, planned):
+    monkeypatch.setattr(process, "PORTS", 128)  # two for each of 64 devices
+    job = planned.jobs[0].model_copy(update={"hosts": (Host(name="here", slots=1, local=True),), "first_rank": 7})
+    taken = process.free_port(planned, job)
+    with socket.socket() as holder:
+        holder.bind(("", taken))
+        assert {process.free_port(planned, job) for _ in range(20)} == {2 * process.FIRST_PORT + 78 - taken}
 
 
 @pytest.mark.parametrize(("code", "said"), [(1, "exit code 1"), (-9, "SIGKILL"), (137, "SIGKILL"), (247, "SIGKILL")])

@@ -7,6 +7,7 @@ import pytest
 
 from launcher import start
 from mux.recipe import Refusal
+from mux.run import write_json
 
 TINY = Path(__file__).parent.parent / "recipes" / "tiny.toml"
 
@@ -44,6 +45,20 @@ def test_words_of_resume(tmp_path):
     assert "there is no run to go on with" in refusal(request(tmp_path / "r", resume="required"))
     with pytest.raises(Refusal, match="auto, required, never"):
         start.resume_word("perhaps")
+
+
+def test_other_hosts_go_on_with_the_stages_that_are_left(tmp_path):
+    """What is done stays done on any number of devices; a checkpoint is of as many as saved it."""
+    _, made, run = start.planned(request(tmp_path / "r"))
+    run.create()
+    run.write_plan(made)
+    write_json(run.stage_result("retrieval"), {})
+    wider = request(run.path, "cluster.processes=4")
+    told = refusal(wider)
+    assert "stages.pretrain: began on 2 devices and cannot go on on 4" in told and "retrieval" not in told
+    write_json(run.stage_result("pretrain"), {})
+    _, again, _, state = start.checked(wider)
+    assert state == "unfinished" and again.stage("pretrain").devices == 4
 
 
 @pytest.mark.parametrize(

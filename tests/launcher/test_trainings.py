@@ -7,6 +7,8 @@ import statistics
 
 import pytest
 
+from mux.data.tasks import load_task
+from mux.recipe.tasks import TASKS
 from tests.conftest import Run
 
 pytestmark = pytest.mark.processes
@@ -52,7 +54,14 @@ def test_the_best_point_is_chosen_on_rows_that_none_trained_on(tuned):
     best = max(means, key=means.__getitem__)
     assert entry["chosen"]["learning_rate"] == float(best)
     assert entry["seeds"] == {seed: results[f"topic/seed{seed}_lr{best}_batch4"]["scores"]["mean"] for seed in "01"}
-    assert entry["train_rows"] < 2000 * 0.76
+    first = results[f"topic/seed0_lr{best}_batch4"]["scores"]
+    assert (entry["mean"], entry["tickets"]) == (first["mean"], first["tickets"]), "the first seed's model is kept"
+    whole = len(load_task("topic", TASKS["topic"]).train)
+    held_out = whole - entry["train_rows"]
+    assert held_out == round(0.25 * whole)
+    for result in results.values():  # a mean over two tickets of shares of these rows, and of no others
+        right = 2 * held_out * result["choice"]["mean"]
+        assert right == pytest.approx(round(right), abs=1e-6) and result["choice"]["mean"] != result["scores"]["mean"]
     assert (tuned.path / entry["model"] / "model.safetensors").is_file()
     assert not list((tuned.path / "finetune/topic/trainings").glob("*/")), "the models of the others are gone"
 
@@ -102,6 +111,30 @@ def test_a_lost_device_ends_the_run_and_the_others_save(run, tuned):
     assert resumed["from_step"] == stopped
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 75
+
+
+def test_a_failure_does_not_cancel_a_stop(run, tuned):
+    """One rank is told to stop; another one fails before it hears of it, and is not started again."""
+    run.environment["OMP_NUM_THREADS"] = "1"
+    process = run.start(*GRID, "--stages", "finetune", "--set", "cluster.processes=3",
+                        "--set", "stages.retrieval.batch=3", "--set", "stages.pretrain.batch=3",
+                        "--set", f'stages.finetune.from="path:{tuned.path / "pretrain/model"}"',
+                        "--set", "stages.finetune.steps=100000", "--set", "stages.finetune.log_every=1",
+                        "--set", "cluster.max_restarts=3")
+    for rank in range(3):
+        run.wait_for(lambda event, rank=rank: event["event"] == "StepDone" and event["rank"] == rank, process)
+    fails, told, hears_later = run.ranks()
+    for rank in (fails, hears_later):
+        rank.suspend()
+    told.terminate()
+    run.wait_for(lambda event: event["event"] == "JobEnded", process)
+    fails.kill()
+    run.wait_for(lambda event: event["event"] == "JobEnded" and event["code"] != 0, process)
+    hears_later.resume()
+    assert process.wait(60) == 75, run.output()
+    assert sorted(event["rank"] for event in run.events("StopAgreed")) == [1, 2]
+    assert len(run.events("JobStarted")) == 3 and "starting again" not in run.output()
+    assert "not started again" in run.output() and not run.processes()
 
 
 def comparable(run: Run) -> dict:

@@ -39,6 +39,8 @@ def test_a_job_of_trainings_is_done_with_their_results(run):
     point = Point(learning_rate=2e-5, batch=32, micro_batch=32, accumulation=1)
     training = TrainingPlan(task="sst2", seed=1, point=point, steps=10)
     assert training.name == "sst2/seed1_lr2e-05_batch32"
+    near = training.model_copy(update={"point": point.model_copy(update={"learning_rate": 2.0000001e-5})})
+    assert near.name != training.name
     host = Host(name="h", slots=1)
     some = JobPlan(id=1, phase=1, stages=("finetune",), hosts=(host,), trainings=(training.name,), first_rank=3)
     whole = JobPlan(id=2, phase=2, stages=("finetune",), hosts=(host,))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
@@ -11,10 +13,11 @@ from mux.report.drawing import Drawing, draw, legend_below, series, shown
 from mux.report.measures import counted, title
 from mux.report.results import Run, Scores
 from mux.report.section import Section, slug
-from mux.report.tables import Cell, Table, number, spread, text
+from mux.report.tables import MINUS, Cell, Table, number, spread, text
 
 Found = dict[str, dict[Run, dict[str, Scores]]]  # by task, run and composition
 BASE = "random"
+NOISE = 2  # standard errors
 
 
 def section(runs: Sequence[Run]) -> Section:
@@ -23,16 +26,68 @@ def section(runs: Sequence[Run]) -> Section:
         for stage in run.stages("evaluate"):
             for composition, entry in stage.compositions.items():
                 for task, scores in entry.tasks.items():
-                    found.setdefault(task, {}).setdefault(run, {})[composition] = scores
+                    if run.tuners.get(task) == stage.source:
+                        found.setdefault(task, {}).setdefault(run, {})[composition] = scores
     taken: set[str] = set()
     return Section(
         "composition", "Composition of groups",
         "The same models on the same rows, grouped differently: anyone together (random), rows of similar length, with "
-        "common words, or with as few as possible. Padding is the share of computed tokens that hold nothing.",
+        "common words, or with as few as possible. Padding is the share of computed tokens that hold nothing."
+        + _findings(found),
         "An evaluate stage fills this: `kind = \"evaluate\"`, "
         "`compositions = [\"random\", \"length\", \"similar\", \"dissimilar\"]`.",
         [_drawing(slug(f"composition_{task}", taken), task, by_run) for task, by_run in found.items()],
         [_summary(found), _table(found)] if found else [])
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of scores over those of random groups, in points, with one standard error over tickets."""
+
+    value: float
+    error: float | None  # None: of a single ticket
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if it is a difference beyond noise, else 0."""
+        beyond = self.error is not None and abs(self.value) > NOISE * self.error
+        return (self.value > 0) - (self.value < 0) if beyond else 0
+
+
+def _gain(task: str, scores: Scores, base: Scores) -> Gain | None:
+    one, other = counted(task, scores), counted(task, base)
+    if one.mean is None or other.mean is None:
+        return None
+    variances = [None if of.std is None or len(tickets) < 2 else of.std ** 2 / len(tickets)
+                 for of, tickets in ((one, scores.tickets), (other, base.tickets))]
+    known = [variance for variance in variances if variance is not None]
+    return Gain(100 * (one.mean - other.mean), 100 * math.sqrt(sum(known)) if len(known) == 2 else None)
+
+
+def _together(gains: Sequence[Gain]) -> Gain | None:
+    """The mean of independent gains."""
+    errors = [gain.error for gain in gains if gain.error is not None]
+    error = math.hypot(*errors) / len(gains) if errors and len(errors) == len(gains) else None
+    return Gain(statistics.fmean(gain.value for gain in gains), error) if gains else None
+
+
+def _findings(found: Found) -> str:
+    """What helps, by the numbers: of each composition the mean gain over all tasks of all runs."""
+    gains: dict[str, list[Gain]] = {}
+    for task, by_run in found.items():
+        for compositions in by_run.values():
+            for composition, scores in compositions.items():
+                if composition != BASE and BASE in compositions and (gain := _gain(task, scores, compositions[BASE])):
+                    gains.setdefault(composition, []).append(gain)
+    parts = []
+    for composition, of in gains.items():
+        if mean := _together(of):
+            verdict = {1: "helps", -1: "hurts", 0: "within noise"}[mean.sign]
+            error = " (one ticket)" if mean.error is None else f" ± {mean.error:.2f}"
+            parts.append(f"{composition} {f'{mean.value:+.2f}'.replace('-', MINUS)}{error} points, {verdict}")
+    tasks = max(map(len, gains.values()), default=0)
+    return (f" Over random groups, mean of {tasks} {'score' if tasks == 1 else 'scores'} ± one standard error over "
+            f"tickets; within {NOISE} of them is noise: {'; '.join(parts)}." if parts else "")
 
 
 def _summary(found: Found) -> Table:
@@ -43,16 +98,25 @@ def _summary(found: Found) -> Table:
         for composition in dict.fromkeys(name for compositions in of.values() for name in compositions):
             both = [(task, compositions[composition], compositions[BASE]) for task, compositions in of.items()
                     if composition in compositions and BASE in compositions]
-            gains = [_points(counted(task, one).mean, counted(task, base).mean) for task, one, base in both]
+            gains = [gain for task, one, base in both if (gain := _gain(task, one, base))]
+            mean = _together(gains)
             padding = [_percent(one.padding) for _, one, _ in both]
             speed = [one.instances_per_second / base.instances_per_second for _, one, base in both
                      if one.instances_per_second and base.instances_per_second]
-            rows.append([text(run.label), text(composition), number(len(both)), number(_mean(gains), 2),
-                         number(sum(gain > 0 for gain in gains if gain is not None)), number(_mean(padding), 1),
+            rows.append([text(run.label), text(composition), number(len(both)), _gained(mean),
+                         number(sum(gain.sign > 0 for gain in gains)), number(sum(gain.sign < 0 for gain in gains)),
+                         number(_mean(padding), 1),
                          number(_mean(speed), 2, "×")])
     return Table("composition_summary", "Over all tasks",
-                 ["run", "composition", "tasks", "over random, points", "tasks that gain", "padding %",
-                  "x speed of random"], rows)
+                 ["run", "composition", "tasks", "over random, points", "tasks that gain", "tasks that lose",
+                  "padding %", "x speed of random"], rows,
+                 note=f"± one standard error over tickets. A task gains or loses by more than {NOISE} of them.")
+
+
+def _gained(gain: Gain | None) -> Cell:
+    if gain is None:
+        return number(None)
+    return spread(gain.value / 100, None if gain.error is None else gain.error / 100, 2)
 
 
 def _table(found: Found) -> Table:

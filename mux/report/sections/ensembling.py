@@ -20,9 +20,8 @@ def section(runs: Sequence[Run]) -> Section:
                                for entry in stage.copies.values() for task in entry.tasks))
     taken: set[str] = set()
     drawings, tables = [], []
-    for task in tasks:
+    for task, points in ((task, points) for task in tasks if (points := _points(runs, task))):
         name = slug(f"ensembling_{task}", taken)
-        points = _points(runs, task)
         drawings.append(_drawing(name, task, points))
         tables.append(_table(name, task, points))
     return Section("ensembling", "Ensembling: copies of each text",
@@ -36,8 +35,7 @@ def _points(runs: Sequence[Run], task: str) -> Points:
     """Scores of every run by copies; where an ensemble stage did not take one copy, the fine-tuning's own."""
     points: Points = {}
     for run in runs:
-        copied = {int(copies): entry.tasks[task] for stage in run.stages("ensemble")
-                  for copies, entry in stage.copies.items() if copies.isdecimal() and task in entry.tasks}
+        copied = {copies: of[task] for copies, of in run.results.copied(run.tuners.get(task, "")) if task in of}
         if copied:
             alone = {1: run.tuned[task]} if task in run.tuned else {}
             points[run] = dict(sorted((alone | copied).items()))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mux.report.measures import measured, title
-from mux.report.paper import paper, published, standings
-from mux.report.results import Model, Run, Stage
+from mux.report.paper import paper
+from mux.report.results import Model, Run, Stage, inert
 from mux.report.section import Section
+from mux.report.standing import Standing, published, standings
 from mux.report.tables import Cell, Table, number, spread, text
 
 TRAINING = ("retrieval", "pretrain")
@@ -35,7 +36,7 @@ def _runs(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         model = run.model
-        rows.append([text(run.label, note=str(run.path)), text(run.results.status), text(described(model)),
+        rows.append([text(run.label, note=inert(str(run.path))), text(run.results.status), text(described(model)),
                      number(model.N), number(None if model.parameters is None else model.parameters / 1e6, 1),
                      text("published" if model.compat else "ours"), text(budget(run)), text(run.device or "not said"),
                      text(run.began), text(run.ended)])
@@ -60,7 +61,7 @@ def budget(run: Run) -> str:
     for stage in run.stages(*TRAINING):
         if stage.steps is not None:
             plan = run.planned(stage.id)
-            factors = [f"{stage.steps:,}", *(str(plan[key]) for key in ("batch", "sequence_length") if plan.get(key))]
+            factors = [f"{stage.steps:,}", *(str(size) for size in (plan.batch, plan.sequence_length) if size)]
             parts.append(f"{stage.id} {' × '.join(factors)}")
     if parts:
         return ", ".join(parts)
@@ -83,16 +84,23 @@ def _chosen(stage: Stage) -> str:
 
 
 def _why_apart(run: Run, runs: Sequence[Run]) -> str:
-    """Why the run's scores are in no table of the paper; empty if they are there."""
+    """Why the run's scores are in no table of the paper; empty if some are there."""
     why = "the paper has no such model"
     for model in paper().models.values():
-        order = [standing.run for standing in standings(model, runs)]
-        for standing in standings(model, runs):
-            if standing.run is run:
-                if not standing.why_not and order[0] is run:
-                    return ""
-                why = standing.why_not or f"{order[0].label} has its place"
+        order = standings(model, runs)
+        for standing in (standing for standing in order if standing.run is run):
+            why = standing.why_not or _shadowed(standing, order)
+            if not why:
+                return ""
     return why
+
+
+def _shadowed(standing: Standing, order: Sequence[Standing]) -> str:
+    """Why none of the scores that may stand there does; empty if one does."""
+    first = [next(other.run for other in order if task in other.tuned) for task in standing.tuned]
+    if standing.run in first:
+        return ""
+    return f"{first[0].label} has its place" if first else "; ".join(standing.lacks.values()) or "nothing is fine-tuned"
 
 
 def _others(others: Sequence[Run], runs: Sequence[Run]) -> Table:

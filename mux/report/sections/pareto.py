@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mux.recipe.averages import AVERAGES
 from mux.report.drawing import INK, PAPER, Drawing, draw, legend_below, series, shown
-from mux.report.frontier import frontier
+from mux.report.frontier import SPEEDS, SpeedName, frontier
 from mux.report.measures import MEASURES, title
 from mux.report.paper import paper
 from mux.report.points import Point, points
@@ -21,8 +21,9 @@ from mux.report.section import Section, slug
 from mux.report.tables import Table, number, spread, text
 
 FIGURE_4 = {"glue_without_wnli_cola": "top", "token": "bottom"}  # average -> its half
-LEAD = ("One point for each run and number of copies; the line joins the points that no other one beats in both. Bars: "
-        "one standard deviation over tickets and seeds, and the quartiles of the speed. Hover over a point, or step to "
+LEAD = ("One point for each run and number of copies; the line joins the points that no other one beats in both. A "
+        "score is that of the model that is kept, the first seed's. Bars: one standard deviation over tickets and "
+        "seeds, and the quartiles of the speed. Hover over a point, or step to "
         "it with Tab, for its numbers. In grey the paper's models and their frontier, where it prints score and "
         "throughput (Figure 4); their labels are the size's letter and N.")
 NONE_YET = (" None of these runs has evaluated a model yet: a finetune and a throughput stage do, e.g. mux-launch "
@@ -75,6 +76,11 @@ class Plane:
         return not self.points or any(point.ratio_to_bert_base for point in self.points)
 
     @property
+    def quantity(self) -> SpeedName:
+        """What is drawn."""
+        return "ratio_to_bert_base" if self.relative else "instances_per_second"
+
+    @property
     def heading(self) -> str:
         half = FIGURE_4.get(self.task)
         return title(self.task) + (f" (Figure 4, {half})" if half else "")
@@ -89,14 +95,14 @@ class Plane:
 
     @functools.cached_property
     def best(self) -> list[Point]:
-        return frontier(self.drawn)
+        return frontier(self.drawn, self.quantity)
 
     @functools.cached_property
     def printed(self) -> list[Printed]:
         return list(printed(self.task)) if self.relative else []
 
     def speed(self, point: Point) -> float:
-        return (point.ratio_to_bert_base if self.relative else point.instances_per_second) or 0.0
+        return getattr(point, self.quantity) or 0.0
 
     def drawing(self) -> Drawing:
         ours = ", ".join(f"{point.run} at {100 * point.accuracy:.1f} %" for point in self.drawn)
@@ -109,8 +115,9 @@ class Plane:
         axes.set(xlabel=TIMES_BASE if self.relative else PER_SECOND,
                  ylabel=f"{title(self.task)}, {self.metric}, %")
         tips = self._paper(axes)
-        for comparable in dict.fromkeys(point.comparable for point in self.best):
-            line = [point for point in self.best if point.comparable == comparable]
+        alike = SPEEDS[self.quantity]
+        for conditions in dict.fromkeys(map(alike, self.best)):
+            line = [point for point in self.best if alike(point) == conditions]
             axes.plot([self.speed(point) for point in line], [100 * point.accuracy for point in line],
                       color=INK, linewidth=1.2, drawstyle="steps-pre", gid=f"frontier-{len(axes.lines)}", zorder=2)
         for index, point in enumerate(self.drawn):
@@ -160,7 +167,7 @@ class Plane:
                  f"{point.instances_per_second:,.0f} instances/s (by the {point.timed_by})"]
         lines += [f"{point.ratio_to_bert_base:.2f} x BERT BASE"] if point.ratio_to_bert_base else []
         lines += [f"latency {point.latency_ms:.1f} ms"] if point.latency_ms else []
-        lines += [point.device] if point.device else []
+        lines += [", ".join(filter(None, (point.device, point.dtype)))] if point.device else []
         return "\n".join([*lines, "on the frontier" if point in self.best else "not on the frontier"])
 
     def table(self) -> Table:
@@ -168,14 +175,14 @@ class Plane:
                  spread(point.accuracy, point.accuracy_error, 2),
                  text(f"{100 * point.accuracy_low:.1f} to {100 * point.accuracy_high:.1f}"),
                  number(point.instances_per_second), number(point.ratio_to_bert_base, 2, "×"),
-                 number(point.latency_ms, 1), text(point.device), text(point.timed_by),
+                 number(point.latency_ms, 1), text(point.device), text(point.dtype), text(point.timed_by),
                  text("yes" if point in self.best else "no")] for point in self.points]
         left = len(self.points) - len(self.drawn)
         note = (f"{left} of these have no throughput stage and are not in the figure: their speed is that of their "
                 "evaluation." if left else "")
         return Table(self.name, f"The points: {self.heading}",
                      ["run", "model", "N", "copies", f"{self.metric} %", "95 %", "instances/s",
-                      "x BERT BASE", "latency, ms", "device", "timed by", "frontier"], rows, note=note,
+                      "x BERT BASE", "latency, ms", "device", "dtype", "timed by", "frontier"], rows, note=note,
                      choice=self.heading)
 
 

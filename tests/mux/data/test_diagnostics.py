@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, kruskal
 
 from mux.data.diagnostics import (
     BINS,
@@ -107,6 +107,17 @@ def test_the_words_of_a_row_are_one_draw():
                            rows=np.arange(10).repeat(10))
     assert slot_p(of_words) == pytest.approx(slot_p(of_rows))
     assert 0.05 < slot_p(of_rows) < 0.1
+
+
+def test_rows_of_many_words_weigh_no_more():
+    """A row's error is the share of its wrong words: by their number long rows would look worse than short ones."""
+    lengths = [6, 2, 4, 1, 3, 8, 5, 2]  # of rows in slots 1 1 1 1 2 2 2 2
+    wrong = [3, 1, 1, 0, 3, 6, 5, 1]
+    errors = [np.arange(length) < bad for length, bad in zip(lengths, wrong, strict=True)]
+    rows, where = np.arange(8).repeat(lengths), np.array([1, 1, 1, 1, 2, 2, 2, 2])
+    made = predictions(np.zeros(len(rows), dtype=int), [np.concatenate(errors).astype(int)], [where.repeat(lengths)],
+                       rows=rows)
+    assert slot_p(made) == pytest.approx(kruskal([0.5, 0.5, 0.25, 0], [1, 0.75, 1, 0.5]).pvalue)
 
 
 def test_slots_that_cannot_differ_have_no_chance():

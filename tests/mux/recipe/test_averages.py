@@ -71,6 +71,15 @@ def test_the_measure_that_counts_may_stand_among_the_others() -> None:
     assert averages(tasks) == {}
 
 
+def test_the_measures_of_glue() -> None:
+    """Of each task the one that counts (the paper's section 4.1 and Tables 9-14), whatever stands beside it."""
+    measures = {"cola": "matthews", "stsb": "spearman"}
+    tasks = {name: {"metric": "pearson", "mean": 0.0, "others": {
+        metric: {"mean": 0.5 if metric == measures.get(name, "accuracy") else 0.9}
+        for metric in ("accuracy", "f1", "matthews", "spearman")}} for name in COLUMNS}
+    assert averages(tasks) == {"glue": 0.5, "glue_without_wnli_cola": 0.5}
+
+
 def test_columns_are_rounded_before_their_mean() -> None:
     tasks = {name: {"metric": "entity_f1", "mean": value} for name, value in (("ner", 0.900049), ("pos", 0.900249))}
     assert averages(tasks)["token"] == pytest.approx(0.900149)

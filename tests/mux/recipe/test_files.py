@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mux.recipe import Refusal
+from mux.recipe import Refusal, lines
 from mux.recipe.files import expand, read_documents, split_hub
 from mux.recipe.rows import read_rows
 from mux.recipe.tasks import TASKS
+
+ROOT = Path(__file__).parents[3]
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -142,6 +147,33 @@ def test_unreadable_files(here: Path) -> None:
     (here / "d.txt").mkdir()
     assert refusal(lambda: read_documents(Path("nope.txt"))) == "nope.txt: cannot be read: No such file or directory"
     assert refusal(lambda: read_documents(Path("d.txt"))) == "d.txt: cannot be read: Is a directory"
+
+
+def test_lines_without_an_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LONGEST", 20)
+    told = "a.txt:2: is longer than 20 bytes"
+    assert refusal(lambda: read_documents(write("a.txt", "x\n" + "y" * 21))) == told
+    assert refusal(lambda: read_documents(write("a.txt.gz", gzip.compress(b"x\n" + b"y" * 10**6)))) == (
+        told.replace("txt", "txt.gz"))
+    assert list(read_documents(write("a.txt", "x\n" + "y" * 19 + "\nz"))) == ["x " + "y" * 19 + " z"]
+
+
+@pytest.mark.parametrize(("name", "head", "memory"), [("a.txt", b"", 500), ("a.jsonl", b'{"text": "', 500),
+                                                      ("a.jsonl", b'{"text": "', 900)])
+def test_a_line_that_memory_does_not_hold(here: Path, name: str, head: bytes, memory: int) -> None:
+    """A small file whose one line is 300 MB: that is told, wherever the memory ends, be it when JSON is read."""
+    with gzip.open(f"{name}.gz", "wb", compresslevel=1) as file:
+        file.write(head)
+        for _ in range(300):
+            file.write(bytes(1_000_000).replace(b"\0", b"x"))
+        file.write(b'"}' if head else b"")
+    code = ("import resource, sys; from pathlib import Path; from mux.recipe.files import read_documents\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) * 10**6,) * 2)\n"
+            "list(read_documents(Path(sys.argv[1])))")
+    done = subprocess.run([sys.executable, "-c", code, f"{name}.gz", str(memory)], capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert f"{name}.gz:1: is too long for the memory that is left" in done.stderr
+    assert "MemoryError" not in done.stderr
 
 
 # --- packed files ---------------------------------------------------------------------------------------------

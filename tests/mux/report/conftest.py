@@ -35,8 +35,8 @@ class Maker:
     def scores(self, draw: random.Random, task: str, mean: float, N: int, tickets: int = 5, copies: int = 1,
                rate: float = 900.0, composition: str = "random") -> dict:
         metric, rows, classes = TASKS.get(task, ("accuracy", 500, 4))
-        values = [min(max(mean + draw.gauss(0, 0.004 * math.log2(N + 1)), 0), 1)
-                  for _ in range(tickets if N > 1 else 1)]
+        values = [min(max(mean + draw.gauss(0, 0.004 * math.log2(N)), 0), 1)
+                  for _ in range(tickets)]
         labels = [f"class {index}" for index in range(classes)]
         counts = [[int(rows / max(classes, 1) * (mean if row == column else (1 - mean) / max(classes - 1, 1)))
                    for column in range(classes)] for row in range(classes)]
@@ -121,12 +121,14 @@ class Maker:
                        "averages": {}})
         if N > 1:
             shift = {"random": 0, "length": 0.003, "similar": -0.01, "dissimilar": 0.004}
-            stages.append({"id": "evaluate", "kind": "evaluate", "status": "done", "seconds": 60.0, "compositions": {
+            stages.append({"id": "evaluate", "kind": "evaluate", "status": "done", "seconds": 60.0,
+                           "source": "finetune", "compositions": {
                 composition: {"tasks": {task: self.scores(draw, task, tuned[task]["mean"] + by, N,
                                                           composition=composition) for task in tasks[:3]}}
                 for composition, by in shift.items()}})
         if N > 1:
-            stages.append({"id": "ensemble", "kind": "ensemble", "status": "done", "seconds": 60.0, "copies": {
+            stages.append({"id": "ensemble", "kind": "ensemble", "status": "done", "seconds": 60.0,
+                           "source": "finetune", "copies": {
                 str(k): {"tasks": {
                     task: self.scores(draw, task, tuned[task]["mean"] + 0.006 * math.log2(k), N, copies=k)
                     for task in tasks}} for k in sorted({1, 2, N})}})
@@ -139,9 +141,17 @@ class Maker:
                   "attention_entropy": 3.2 - 0.08 * layer - 0.03 * N} for layer in range(1, layers + 1)]}]})
         plan = {"name": name, "cluster": {"device": "cuda", "source": "this host",
                                           "hosts": [{"name": "a", "slots": 8, "local": True}]},
-                "stages": [{"id": stage["id"], "kind": stage["kind"], "source": None, "batch": 256,
-                            "sequence_length": 512 - (N if demultiplexer == "prefix" else 0)} for stage in stages]}
+                "stages": self.planned([stage["kind"] for stage in stages],
+                                       512 - (N if demultiplexer == "prefix" else 0))}
         return self.write(name, {"schema": 1, "name": name, "status": status, "model": model, "stages": stages}, plan)
+
+    def planned(self, kinds: list[str], length: int) -> list[dict]:
+        """Each stage starts from the nearest one before it that it can."""
+        training = [kind for kind in kinds if kind in ("retrieval", "pretrain")]
+        sources: dict[str, str | None] = dict(zip(training, [None, *training], strict=False))
+        sources |= {"finetune": training[-1], "muxology": training[-1], "evaluate": "finetune", "ensemble": "finetune"}
+        return [{"id": kind, "kind": kind, "source": sources.get(kind), "batch": 256,
+                 "sequence_length": length if kind in training else 128} for kind in kinds]
 
     def write(self, name: str, results: dict, plan: dict | None = None) -> Path:
         path = self.folder / name

@@ -32,7 +32,8 @@ def results(N: int, tasks: dict[str, Any], rows: list[dict[str, Any]] | None = N
     ]
     if copies is not None:
         entry = {number: {"tasks": of} for number, of in copies.items()}
-        stages.append({"id": "ensemble", "kind": "ensemble", "status": "done", "copies": entry})
+        stages.append({"id": "ensemble", "kind": "ensemble", "status": "done", "source": "finetune",
+                       "copies": entry})
     if rows is not None:
         stages.append({"id": "throughput", "kind": "throughput", "status": "done", "rows": rows})
     multiplexed = {"multiplexer": "gaussian", "demultiplexer": "rsa"} if N > 1 else {}

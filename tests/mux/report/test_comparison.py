@@ -53,6 +53,27 @@ def test_an_average_is_of_columns_of_two_decimals_and_its_extremes_are_by_task(m
     assert [tickets[column].text for column in ("Best ticket", "Worst ticket", "Δ")] == ["90.0", "73.0", "17.0"]
 
 
+def test_in_table_9_columns_are_rounded_before_their_mean(maker):
+    path = maker.run("bert_base_n2", 2)
+    names = ("mnli", "qqp", "qnli", "mrpc", "stsb", "rte", "sst2")
+    for task in names:  # printed as 80.01 and 80.00
+        tuned(path, task, mean=0.800051 if task in names[:4] else 0.800001)
+    row = rows(paper_tables(read_runs([path])), "9")["BASE", "2"]
+    shown = row["GLUE \N{MINUS SIGN}WNLI, COLA"].text
+    assert shown.startswith("80.01")  # (4 x 80.01 + 3 x 80.00) / 7; the mean of the unrounded is 80.003
+
+
+def test_a_gain_is_the_difference_of_what_is_shown(maker):
+    path = maker.run("bert_base_n2", 2)
+    tuned(path, "mnli", mean=0.80449)
+    results = json.loads((path / "results.json").read_text())
+    stage = next(stage for stage in results["stages"] if stage["kind"] == "ensemble")
+    stage["copies"]["2"]["tasks"]["mnli"]["mean"] = 0.80951
+    (path / "results.json").write_text(json.dumps(results))
+    row = rows(paper_tables(read_runs([path])), "4")["MUX-BERT", "2"]
+    assert [row[column].text for column in ("MNLI No Ens", "MNLI Ens", "MNLI Δ")] == ["80.4", "81.0", "+0.6"]
+
+
 def test_the_paper_s_measures_are_taken_not_the_tasks_own(maker):
     path = maker.run("bert_base_n1", 1)
     tuned(path, "ner", metric="entity_f1", mean=0.9)
@@ -68,6 +89,7 @@ def test_ensembling_takes_all_slots_and_the_gain_is_the_difference(maker):
     stage = next(stage for stage in results["stages"] if stage["kind"] == "ensemble")
     stage["copies"]["5"]["tasks"]["qqp"]["mean"] = 0.893
     stage["copies"]["2"]["tasks"]["qqp"]["mean"] = 0.5
+    stage["copies"] = dict(sorted(stage["copies"].items(), reverse=True))  # two copies come last, and are not taken
     (path / "results.json").write_text(json.dumps(results))
     row = rows(paper_tables(read_runs([path])), "4")["MUX-BERT", "5"]
     assert [row[column].text for column in ("QQP No Ens", "QQP Ens", "QQP Δ")] == ["88.0", "89.3", "+1.3"]
@@ -161,3 +183,91 @@ def test_empty_rows_name_the_recipe_and_unfillable_ones_the_reason(maker):
     assert rows(tables, "1")["T-MUX", "5"][LAST].text == "mux-launch recipes/tmux_base_n5.toml"
     assert rows(tables, "2")["CoFi", "hybrid"][LAST].text == "no recipe: docs/baselines.md says why"
     assert len(tables) == 12
+
+
+def changed(path, file, **stages):
+    """Change stages, by id, in a file of the run."""
+    content = json.loads((path / file).read_text())
+    for stage in content["stages"]:
+        stage |= stages.get(stage["id"], {})
+    (path / file).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("sources", "why"), [
+    ({"muxology": {"source": "princeton:muxbert_base"}}, "trained for 900 of 1,000,000 steps"),
+    ({"finetune": {"source": "hub:google-bert/bert-base-uncased"}}, "its weights are from hub:google-bert/bert-base"),
+    ({"finetune": {"source": "retrieval"}}, "the paper has no such model"),
+    ({"retrieval": {"source": "path:elsewhere"}}, "its weights are from path:elsewhere"),
+    ({"pretrain": {"source": None}}, "trained by pretrain, the paper's by retrieval and pretrain"),
+    ({"retrieval": {"source": "pretrain"}}, "its weights are from pretrain"),
+])
+def test_only_what_was_fine_tuned_counts(maker, sources, why):
+    path = maker.run("bert_base_n2", 2, tasks=["mnli"], steps=900 if "muxology" in sources else 1_000_000)
+    changed(path, "plan.json", **sources)
+    runs = read_runs([path])
+    assert rows(paper_tables(runs), "9")["BASE", "2"]["MNLI"].value is None
+    others = next(table for table in overview.section(runs).tables if table.name == "other_runs")
+    assert others.rows[0][-1].text.startswith(why)
+
+
+def test_models_of_the_authors_and_encoders_of_the_hub_stand_there(maker):
+    path = maker.run("published", 2, tasks=["mnli"], steps=900)
+    changed(path, "plan.json", finetune={"source": "princeton:muxbert_base"})
+    assert rows(paper_tables(read_runs([path])), "9")["BASE", "2"]["MNLI"].value is not None
+    (path / "plan.json").unlink()
+    row = rows(paper_tables(read_runs([path])), "9")["BASE", "2"]
+    assert row["MNLI"].value is None
+
+    hub = maker.run("distilbert", 1, tasks=["sst2"])
+    source = "hub:distilbert/distilbert-base-uncased"
+    content = json.loads((hub / "results.json").read_text())
+    content["model"] |= {"family": "hub", "source": source, "size": None}
+    content["stages"] = [stage for stage in content["stages"] if stage["kind"] == "finetune"]
+    (hub / "results.json").write_text(json.dumps(content))
+    for start, stands in ((source, True), ("hub:google-bert/bert-base-uncased", False)):
+        changed(hub, "plan.json", finetune={"source": start})
+        cells = [row["SST2"].value for keys, row in rows(paper_tables(read_runs([hub])), "2").items()
+                 if "DistilBERT" in keys]
+        assert [cell is not None for cell in cells] == [stands]
+
+
+@pytest.mark.parametrize(("file", "change", "why"), [
+    ("results.json", {"tickets": [0.8]}, "mnli on 1 of 5 tickets"),
+    ("plan.json", {"sequence_length": 16}, "mnli in rows of 16 of 128 tokens"),
+])
+def test_another_protocol_stands_apart_and_shadows_nothing(maker, file, change, why):
+    first, second = maker.run("first", 2, tasks=["mnli"]), maker.run("second", 2, tasks=["mnli"])
+    if file == "plan.json":
+        changed(first, file, finetune=change)
+    else:
+        tuned(first, "mnli", **change)
+    row = rows(paper_tables(read_runs([first])), "9")["BASE", "2"]
+    assert row["MNLI"].value is None and why in row[LAST].text
+    runs = read_runs([first, second])
+    row = rows(paper_tables(runs), "9")["BASE", "2"]
+    assert row["MNLI"].value is not None and row[LAST].text.startswith("second; lacks")
+    others = next(table for table in overview.section(runs).tables if table.name == "other_runs")
+    assert [row[-1].text for row in others.rows] == [why]
+
+
+def test_an_ensemble_on_few_tickets_or_of_another_stage_is_none(maker):
+    for change in ({"source": "another"}, {"copies": {"2": {"tasks": {"mnli": {
+            "metric": "accuracy", "mean": 0.9, "tickets": [0.9]}}}}}):
+        path = maker.run(f"run_{next(iter(change))}", 2, tasks=["mnli"])
+        changed(path, "results.json", ensemble=change)
+        row = rows(paper_tables(read_runs([path])), "4")["MUX-BERT", "2"]
+        assert row["MNLI No Ens"].value is not None and row["MNLI Ens"].value is None
+        assert "ensemble of 2 copies" in row[LAST].text
+
+
+@pytest.mark.parametrize("change", [{"trials": 1}, {"batches": 2}, {"trials": None}])
+def test_short_timings_stand_apart_and_shadow_nothing(maker, change):
+    path = maker.run("bert_base_n2", 2, tasks=["sst2"], ratio=1.5)
+    content = json.loads((path / "results.json").read_text())
+    stage = next(stage for stage in content["stages"] if stage["kind"] == "throughput")
+    proper, stage["rows"] = stage["rows"], [row | change | {"ratio_to_bert_base": 9.0} for row in stage["rows"]]
+    (path / "results.json").write_text(json.dumps(content))
+    assert rows(paper_tables(read_runs([path])), "1")["MUX-BERT", "2"]["↗"].value is None
+    stage["rows"] += proper
+    (path / "results.json").write_text(json.dumps(content))
+    assert rows(paper_tables(read_runs([path])), "1")["MUX-BERT", "2"]["↗"].text == "1.5×"

@@ -42,3 +42,14 @@ def test_a_few_points() -> None:
     assert frontier([fast, worse, slow, twin]) == [slow, twin, fast]
     assert frontier([fast, worse, point(0.1, 0.1, "cuda")])[-1].device == "cuda"  # nobody to compare it with
     assert frontier([]) == []
+
+
+def test_in_the_plane_of_ratios_the_ratio_counts_and_the_device_does_not() -> None:
+    def point(accuracy: float, speed: float, ratio: float, device: str, dtype: str = "fp32") -> Point:
+        return Point(accuracy=accuracy, instances_per_second=speed, ratio_to_bert_base=ratio, device=device,
+                     dtype=dtype)
+
+    best, beaten = point(0.9, 10.0, 4.0, "cpu"), point(0.8, 900.0, 2.0, "cuda")
+    half, untimed = point(0.7, 950.0, 1.0, "cuda", "fp16"), Point(accuracy=0.99, instances_per_second=1e6)
+    assert frontier([best, beaten, half, untimed], "ratio_to_bert_base") == [best, half]
+    assert frontier([best, beaten]) == [best, beaten]  # instances/s of two devices are no matter of better

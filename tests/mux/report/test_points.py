@@ -25,7 +25,7 @@ def test_one_task_timed_by_the_throughput_stage() -> None:
         "finetune", "sst2", ("sst2",), "accuracy", 1)
     assert (point.instances_per_second, point.ratio_to_bert_base, point.timed_by) == (800.0, 4.0, "throughput")
     assert (point.throughput_low, point.throughput_high) == pytest.approx((760.0, 820.0))
-    assert (point.latency_ms, point.latency_low, point.latency_high) == pytest.approx((66.0, 62.7, 72.6))
+    assert (point.latency_ms, point.latency_low, point.latency_high) == pytest.approx((66.0, 60.0, 66 * 2 / 1.9))
     assert (point.device, point.sequence_length) == ("cpu, 2 threads", 128)
     p = (0.9 * 872 + 2) / 876
     error = math.sqrt(0.01**2 + p * (1 - p) / 876)
@@ -75,11 +75,34 @@ def test_word_tasks_are_timed_with_the_token_head() -> None:
     assert [point.instances_per_second for point in points(results(2, tasks, rows), "r")] == [700.0, 800.0]
 
 
-def test_seeds_are_averaged_and_add_to_the_error() -> None:
+def test_a_point_is_the_kept_model_s_and_other_seeds_add_to_the_error_at_any_number_of_copies() -> None:
     seeds = {"0": 0.90, "1": 0.80, "2": 0.85}
-    point = only(points(results(2, {"sst2": scores(0.90, std=0.03, seeds=seeds)}), "r"))
-    assert point.accuracy == pytest.approx(0.85)
-    assert point.accuracy_error == pytest.approx(math.hypot(0.03, statistics.stdev(seeds.values())))
+    tuned = scores(0.90, std=0.03, seeds=seeds)
+    one, two = points(results(2, {"sst2": tuned}, copies={"2": {"sst2": scores(0.91, std=0.03)}}), "r")
+    assert (one.accuracy, two.accuracy) == (0.90, 0.91)
+    error = math.hypot(0.03, statistics.stdev(seeds.values()))
+    assert (one.accuracy_error, two.accuracy_error) == pytest.approx((error, error))
+
+
+def test_an_ensemble_belongs_to_the_stage_that_it_names() -> None:
+    run = results(2, {"sst2": scores(0.9)}, copies={"2": {"sst2": scores(0.91)}})
+    run["stages"].insert(2, {"id": "again", "kind": "finetune", "status": "done", "tasks": {"sst2": scores(0.7)}})
+    assert [(point.stage, point.copies, point.accuracy) for point in points(run, "r")] == [
+        ("finetune", 1, 0.9), ("finetune", 2, 0.91), ("again", 1, 0.7)]
+
+
+def test_no_interval_leaves_what_the_metric_can_be() -> None:
+    tasks = {"cola": scores(0.05, metric="matthews", std=0.0, rows=101), "low": scores(0.01, std=0.1),
+             "worst": scores(-0.99, metric="spearman", std=0.2, rows=11)}
+    cola, low, worst = points(results(2, tasks), "r")
+    assert cola.accuracy_low == pytest.approx(0.05 - 1.959964 * (1 - 0.05**2) / 10)
+    assert (low.accuracy_low, worst.accuracy_low) == (0.0, -1.0)
+
+
+def test_the_dtype_is_a_condition_of_the_speed() -> None:
+    made = [only(points(results(2, {"sst2": scores(0.9)}, [timed(2, 8.0, dtype=dtype)]), "r"))
+            for dtype in ("fp32", "fp16")]
+    assert [point.dtype for point in made] == ["fp32", "fp16"] and made[0].comparable != made[1].comparable
 
 
 def test_sampling_errors_of_other_metrics() -> None:
@@ -103,6 +126,10 @@ def test_averages_have_points_where_all_their_tasks_have() -> None:
     assert point.metric == "average" and set(point.tasks) == set(tasks)
     assert point.accuracy == pytest.approx((0.70 + 0.80 + 0.75 + 0.72 + 0.55 + 0.88 + 0.6) / 7)
     assert point.accuracy_error == pytest.approx(math.sqrt(6 * 0.02**2 + 0.04**2) / 7)
+    parts = points(results(2, tasks, rows), "r")[:-1]
+    sampling = (1 - 0.6**2) / math.sqrt(999)  # of the measure that counts, not the task's own
+    squares = [one.total_error**2 for one in parts if one.task != "stsb"] + [0.04**2 + sampling**2]
+    assert point.total_error == pytest.approx(math.sqrt(sum(squares)) / 7)
     assert point.instances_per_second == 800.0 and point.total_error > point.accuracy_error
     del tasks["rte"]
     assert all(len(point.tasks) == 1 for point in points(results(2, tasks), "r"))

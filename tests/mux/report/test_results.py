@@ -30,6 +30,19 @@ def test_what_cannot_be_read_is_named(tmp_path, content, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("content", "says"), [
+    ("{", "not JSON"), ("[]", "no table"), ('{"stages": null}', "stages: "), ('{"stages": [1]}', "stages.0: "),
+    ('{"stages": [{"id": "a", "batch": "many"}]}', "stages.0.batch: "),
+    ('{"cluster": {"hosts": 3}}', "cluster.hosts: "),
+])
+def test_a_plan_that_cannot_be_read_is_named(maker, content, says):
+    path = maker.run("a", 2, tasks=["sst2"])
+    (path / "plan.json").write_text(content)
+    with pytest.raises(ValueError) as error:
+        read_runs([path])
+    assert str(path / "plan.json") in str(error.value) and says in str(error.value)
+
+
 def test_a_file_is_no_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="no such file"):

@@ -17,7 +17,7 @@ def test_every_figure_and_table_is_also_a_file(report):
     written, html, markdown = files(report), (report / "index.html").read_text(), (report / "report.md").read_text()
     figures = re.findall(r'<figure id="figure-([^"]+)"', html)
     tables = re.findall(r'<div class="table" id="table-([^"]+)"', html)
-    assert set(written) == {"index.html", "report.md"} | {
+    assert set(written) == {"index.html", "report.md", "files.txt"} | {
         f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")} | {
         f"tables/{name}.{kind}" for name in tables for kind in ("csv", "md")}
     assert len(figures) == len(set(figures)) >= 15 and len(tables) == len(set(tables)) >= 20
@@ -65,7 +65,8 @@ def test_strings_of_a_run_are_text(maker, tmp_path):
     assert html.count("<script>") == html.count("</script>") == 1 and "<img" not in html
     assert "&lt;script&gt;" in html
     assert "<script" not in (tmp_path / "out" / "report.md").read_text().replace(r"\<script", "")
-    assert all(path.suffix in (".svg", ".png", ".csv", ".md", ".html") for path in (tmp_path / "out").rglob("*.*"))
+    kinds = {path.suffix for path in (tmp_path / "out").rglob("*.*")}
+    assert kinds == {".svg", ".png", ".csv", ".md", ".html", ".txt"}
     assert all(re.fullmatch(r"[a-z0-9_]+", path.stem) for path in (tmp_path / "out" / "figures").iterdir())
 
 
@@ -85,6 +86,72 @@ def test_what_is_missing_is_a_sentence_that_says_what_fills_it(maker, tmp_path):
 def test_the_page_grows_by_less_than_thirty_kilobytes_a_run_and_task(report):
     """So ten runs with all eleven tasks stay below three megabytes."""
     assert (report / "index.html").stat().st_size < 200_000 + 6 * 60_000
+
+
+def test_what_no_report_wrote_stays(maker, tmp_path):
+    run, out = maker.run("bert_base_n2", 2, tasks=["sst2"]), tmp_path / "out"
+    mine = [out / "figures" / "mine.png", out / "tables" / "deep" / "notes.md", out / "thesis.tex"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    write([run], out)
+    write([maker.run("bert_base_n1", 1, tasks=["cola"])], out)
+    assert all(path.read_text() == "mine" for path in mine)
+    assert (out / "figures" / "pareto_cola.svg").exists() and not (out / "figures" / "pareto_sst2.svg").exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "figures/pareto_sst2.svg", "files.txt"])
+def test_a_file_of_the_user_s_is_not_written_over(maker, tmp_path, name):
+    run, path = maker.run("bert_base_n2", 2, tasks=["sst2"]), tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("figures/a.svg\n")
+    with pytest.raises(ValueError, match=f"{name}: no report wrote this"):
+        write([run], tmp_path / "out")
+    assert [path.read_text() for path in (tmp_path / "out").rglob("*.*")] == ["figures/a.svg\n"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file"])
+def test_a_folder_of_the_report_that_is_something_else_is_refused(maker, tmp_path, kind):
+    run, out, elsewhere = maker.run("bert_base_n2", 2, tasks=["sst2"]), tmp_path / "out", tmp_path / "elsewhere"
+    write([run], out)
+    before = (out / "index.html").read_bytes()
+    (out / "figures").rename(elsewhere)
+    if kind == "file":
+        (out / "figures").write_text("")
+    else:
+        (out / "figures").symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
+    count = len(files(elsewhere))
+    with pytest.raises(ValueError, match="figures: a report makes a folder of this name"):
+        write([maker.run("bert_base_n1", 1, tasks=["cola"])], out)
+    assert len(files(elsewhere)) == count > 5 and (out / "index.html").read_bytes() == before
+
+
+def test_where_no_folder_can_be_nothing_is_written(maker, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="a file is in the way"):
+            write([maker.run(out.name, 1, tasks=["sst2"])], out)
+
+
+def test_a_list_of_files_deletes_nothing_beyond_a_report_s_own(maker, tmp_path):
+    run, out, mine = maker.run("bert_base_n2", 2, tasks=["sst2"]), tmp_path / "out", tmp_path / "mine.txt"
+    write([run], out)
+    mine.write_text("mine")
+    (out / "notes.md").write_text("mine")
+    with (out / "files.txt").open("a") as file:
+        file.write(f"../mine.txt\n{mine}\nnotes.md\nfigures/../../mine.txt\n\0\n")
+    write([run], out)
+    assert mine.exists() and (out / "notes.md").exists() and "mine" not in (out / "files.txt").read_text()
+
+
+def test_strings_that_no_file_can_hold_do_not_stop_it(maker, tmp_path):
+    path = maker.run("bert_base_n2", 2, tasks=["sst2"])
+    results = json.loads((path / "results.json").read_text())
+    results["stages"] = [stage for stage in results["stages"] if stage["kind"] != "throughput"]
+    (path / "results.json").write_text(json.dumps(results | {"device": "\ud800\x00"}))
+    path = path.rename(path.with_name("bert\udcff"))
+    html = write([path], tmp_path / "out").read_text()
+    assert "\x00" not in html and html.endswith("</html>")
 
 
 def test_a_refused_run_leaves_nothing(maker, tmp_path):

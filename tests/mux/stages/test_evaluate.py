@@ -44,6 +44,7 @@ def heard(context: Context) -> list[tuple[str, str, int, float]]:
 def test_every_composition_of_the_recipe(tuned):
     evaluate.run(tuned, EvaluateStage(kind="evaluate", id="evaluate", tickets=2, compositions=COMPOSITIONS))
     result = read_json(tuned.run.stage_result("evaluate"))
+    assert result["source"] == "finetune"
     found = {name: entry["tasks"]["topic"] for name, entry in result["compositions"].items()}
     assert tuple(found) == COMPOSITIONS
     assert found["length"]["padding"] < found["random"]["padding"]

@@ -135,6 +135,19 @@ def test_longer_padding_changes_nothing(mux_folder):
     assert torch.allclose(*map(torch.tensor, found), atol=1e-5)
 
 
+@torch.inference_mode()
+def test_under_the_published_numerics_rows_are_read_as_in_pretraining(mux_folder):
+    """There a published ELECTRA has [CLS] (101) at the head of each row, whatever it was; its task heads have not."""
+    reader = reader_of(mux_folder(family="electra", embedding_size=16, compat="princeton"), "it")
+    reader.model.eval()
+    ids = ragged(4, 16)
+    headed = ids.clone()
+    headed[:, 0] = 101
+    assert not ids[:, 0].eq(101).any()
+    for one, other in zip(reader.read(ids, 0).hidden_states, reader.read(headed, 0).hidden_states, strict=True):
+        assert torch.equal(one, other)
+
+
 # --- the stage ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def texts(tmp_path) -> Path:
