@@ -34,8 +34,9 @@ def run(tmp_path, model_folder):
     sources = {"retrieval": "hub:some/bert", "pretrain": "retrieval", "tune": "pretrain"}
     stages = tuple(StagePlan(id=name, kind=kind, source=sources[name], devices=1) for name, kind in KINDS.items())
     RunDirectory(path).write_plan(Plan(
-        name="trial", directory=str(path), recipe=recipe, recipe_digest="", provenance={}, stages=stages, jobs=(),
-        cluster=Cluster(hosts=(host,), device="cpu", source="this host"), parameters=1, memory=[], disk_bytes=1))
+        name="trial", directory=str(path), recipe=recipe, recipe_digest="", provenance={}, model={}, stages=stages,
+        jobs=(), cluster=Cluster(hosts=(host,), device="cpu", source="this host"), parameters=1, memory=[],
+        disk_bytes=1))
     tasks = {name: SCORES | {"model": f"tune/{name}/model"} for name in ("topic", "mood")}
     write_json(path / "results.json", {"schema": 1, "name": "trial", "status": "finished", "stages": [
         {"id": "retrieval", "kind": "retrieval", "status": "done", "model": "retrieval/model"},
