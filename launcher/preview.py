@@ -29,7 +29,7 @@ from mux.recipe.wording import dotted, printable
 from mux.run import Plan, RunDirectory, StagePlan
 
 VALUE_COLUMNS = 22  # what most values need
-LIST_COLUMNS = 48  # a longer list goes on more lines than one
+LIST_COLUMNS = 24  # a longer list goes on more lines than one
 
 
 def render(plan: Plan, loaded: Loaded, warnings: Sequence[str] = ()) -> str:

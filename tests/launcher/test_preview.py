@@ -104,7 +104,7 @@ def test_finetuning_in_words():
     assert "16 groups = 1 device x 16 micro batch x 1 accumulation\n  = 32 instances of N = 2" in finetune
     assert "64 groups = 1 device x 32 micro batch x 2 accumulation" in finetune
     assert "  2,000 steps for rte, wnli\n" in finetune
-    assert "x 1 seed x 4 points of the search = 1,096,000 steps in all" in finetune
+    assert "x 1 seed x 4 points of the search = 1,256,000 steps in all" in finetune
     assert "learning rate 0 to 2e-5 or 5e-5 in the first 10 % of the steps" in finetune
 
 
@@ -148,7 +148,7 @@ def test_an_encoder_of_the_hub_is_not_invented():
     text = rendered("hub_distilbert.toml")
     assert "model       hub:distilbert/distilbert-base-uncased, N = 1\n            a plain encoder" in text
     assert "parameters  not known before the encoder is fetched\n" in text
-    assert "`- stage throughput, from new weights" in text
+    assert "|- stage throughput, from new weights" in text
     assert "|- stage finetune, from hub:distilbert/distilbert-base-uncased" in text
     values = section(text, "Values, and where each comes from")
     model = values.partition("[model]\n")[2].partition("[tokenizer]")[0]
