@@ -9,18 +9,14 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mux.event import Evaluated, ModelSaved
 from mux.recipe import FinetuneStage
 from mux.recipe.averages import averages
-from mux.run import Point, TrainingPlan, read_json
+from mux.run import Point, read_json
 from mux.stages import task_training
 from mux.stages.context import Context
-
-Results = Mapping[TrainingPlan, dict[str, Any]]
 
 
 def run(context: Context, stage: FinetuneStage) -> None:
@@ -84,8 +80,4 @@ def keep_model(context: Context, stage: FinetuneStage, task: str, point: Point) 
     for training in trainings:
         shutil.rmtree(context.run.training(stage.id, training.name), ignore_errors=True)
     context.say(ModelSaved(stage=stage.id, path=str(kept), task=task))
-    return relative(context, kept)
-
-
-def relative(context: Context, path: Path) -> str:
-    return str(path.relative_to(context.run.path))
+    return str(kept.relative_to(context.run.path))

@@ -9,35 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mux.recipe import Refusal, lines
+from mux.recipe import lines
 from mux.recipe.files import expand, read_documents, split_hub
 from mux.recipe.rows import read_rows
 from mux.recipe.tasks import TASKS
+from tests.mux.recipe.given import refusal, write
 
 ROOT = Path(__file__).parents[3]
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(Refusal) as refused:
-        list(call())
-    return str(refused.value)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: str | bytes) -> Path:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
 
 
 # --- sources --------------------------------------------------------------------------------------------------

@@ -10,26 +10,8 @@ from typing import Any
 
 import pytest
 
-from mux.recipe import Refusal
 from mux.recipe.rows import LeftOut, read_rows
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(Refusal) as refused:
-        list(call())
-    return str(refused.value)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(name: str, data: str | bytes) -> Path:
-    path = Path(name)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
+from tests.mux.recipe.given import refusal, write
 
 
 @pytest.mark.parametrize(
