@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mux.recipe.averages import AVERAGES, paper_rounding
-from mux.report.results import Scores, Spread
+from mux.report.scores import Scores, Spread
 
 # The measure that counts on each task, in averages and in the columns of Tables 2 and 9-14.
 MEASURES = {task: measure for tasks in AVERAGES.values() for task, measure in tasks.items()}

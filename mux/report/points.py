@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mux.recipe.averages import AVERAGES
-from mux.report.results import Model, Results, Scores, Stage, Timed
+from mux.report.results import Model, Results, Stage, Timed
+from mux.report.scores import Scores
 
 NORMAL_95 = 1.959964  # standard deviations of the normal distribution on either side
 

@@ -7,133 +7,18 @@ error that names file and key. Strings are untrusted: control characters go here
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from mux.report.scores import Curve, Entry, Evaluated, Natural, Number, Scores, String
 from mux.run import SCHEMA, RunDirectory
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what XML, or UTF-8, cannot hold
-
-
-def finite(value: Any) -> Any:
-    """A number that is NaN or infinite was not measured."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def inert(text: str) -> str:
-    """The text without what a terminal would obey, and without what no file of the report can hold."""
-    return CONTROL.sub("\ufffd", text)
-
-
-String = Annotated[str, AfterValidator(inert)]
-Number = Annotated[float | None, BeforeValidator(finite)]
-Natural = Annotated[int | None, BeforeValidator(finite)]
-
-
 Content = TypeVar("Content", bound=BaseModel)
-
-
-class Entry(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-class Spread(Entry):
-    """A measure over tickets: mean, standard deviation of the sample, extremes."""
-
-    mean: Number = None
-    std: Number = None
-    max: Number = None
-    min: Number = None
-
-
-class Curve(Entry):
-    step: list[int] = []
-    loss: list[Number] = []
-    accuracy: list[Number] = []
-
-
-class Confusion(Entry):
-    labels: list[String]
-    counts: list[list[int]]  # rows: truth, columns: prediction
-
-
-class Slot(Entry):
-    slot: int
-    score: Number
-    count: int
-
-
-class Companions(Entry):
-    changed: Number = None
-    same_slot: Number = None
-
-
-class Bin(Entry):
-    confidence: Number
-    accuracy: Number
-    count: int
-
-
-class Calibration(Entry):
-    error: Number = None
-    bins: list[Bin] = []
-
-
-class Diagnostics(Entry):
-    confusion: Confusion | None = None
-    slots: list[Slot] = []
-    slot_p: Number = None
-    companions: Companions | None = None
-    calibration: Calibration | None = None
-
-
-class Part(Spread):
-    """Scores of one set of rows."""
-
-    metric: String
-    tickets: list[Number] = []
-    majority: Number = None
-    others: dict[String, Spread] = {}
-    test_rows: Natural = None
-
-    def measure(self, name: str) -> Spread | None:
-        """The measure of this name; None if it was not taken."""
-        return self if name == self.metric else self.others.get(name)
-
-
-class Choice(Entry):
-    """The point of a search grid that was kept, and the rows it was chosen on (null: there was one point)."""
-
-    learning_rate: Number = None
-    batch: Natural = None
-    on: String | None = None
-
-
-class Scores(Part):
-    """One evaluated model on one task."""
-
-    words: bool = False  # whether each word has an answer, else each row
-    also: dict[String, Part] = {}
-    instances_per_second: Number = None
-    padding: Number = None
-    diagnostics: Diagnostics = Diagnostics()
-    steps: Natural = None  # and what follows: of a fine-tuned model
-    training_loss: Number = None
-    curve: Curve = Curve()
-    seeds: dict[String, Number] = {}
-    chosen: Choice = Choice()
-    search: list[Any] = []
-
-
-class Evaluated(Entry):
-    tasks: dict[String, Scores] = {}
 
 
 class Timed(Entry):
@@ -176,7 +61,7 @@ class Inside(Entry):
 
     name: String
     N: int
-    layers: list[Layer] = []
+    layers: list[Layer] = Field(default_factory=list)
     rows: Natural = None
     tokens: Natural = None
     corpus: String | None = None
@@ -195,11 +80,11 @@ class Stage(Entry):
     accuracy: Number = None
     retrieval_rate: Number = None
     curve: Curve = Curve()
-    tasks: dict[String, Scores] = {}
-    copies: dict[String, Evaluated] = {}
-    compositions: dict[String, Evaluated] = {}
-    rows: list[Timed] = []
-    models: list[Inside] = []
+    tasks: dict[String, Scores] = Field(default_factory=dict)
+    copies: dict[String, Evaluated] = Field(default_factory=dict)
+    compositions: dict[String, Evaluated] = Field(default_factory=dict)
+    rows: list[Timed] = Field(default_factory=list)
+    models: list[Inside] = Field(default_factory=list)
 
 
 class Model(Entry):
@@ -242,12 +127,12 @@ class Host(Entry):
 
 class Cluster(Entry):
     device: String | None = None
-    hosts: list[Host] = []
+    hosts: list[Host] = Field(default_factory=list)
 
 
 class Plan(Entry):
     cluster: Cluster = Cluster()
-    stages: list[PlannedStage] = []
+    stages: list[PlannedStage] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

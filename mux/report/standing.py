@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mux.report.paper import PaperModel, paper
-from mux.report.results import Run, Scores, Stage, Timed
+from mux.report.results import Run, Stage, Timed
+from mux.report.scores import Scores
 
 ENDED = ("finished", "partial")  # partial: all stages that --stages asked for
 LENGTH_WITH_PREFIX = 500  # of 512 positions a prefix takes up to 10

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from mux.report.drawing import Drawing, draw, legend_below, series, shown
 from mux.report.measures import counted, title
-from mux.report.results import Run, Scores
+from mux.report.results import Run
+from mux.report.scores import Scores
 from mux.report.section import Section, slug
 from mux.report.tables import MINUS, Cell, Table, number, spread, text
 

@@ -9,7 +9,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mux.report.drawing import Drawing, draw, legend_below, series, shown
 from mux.report.measures import title
-from mux.report.results import Curve, Number, Run
+from mux.report.results import Run
+from mux.report.scores import Curve, Number
 from mux.report.section import Section, slug
 
 Curves = Mapping[Run, Curve]

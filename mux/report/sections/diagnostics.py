@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from mux.report.drawing import MUTED, Drawing, draw, legend_below, series, shown
 from mux.report.measures import title
-from mux.report.results import Calibration, Companions, Run, Scores
+from mux.report.results import Run
+from mux.report.scores import Calibration, Companions, Scores
 from mux.report.section import Section, slug
 from mux.report.tables import Cell, Table, number, spread, text
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mux.report.measures import measured, title
 from mux.report.paper import paper
-from mux.report.results import Model, Run, Stage, inert
+from mux.report.results import Model, Run, Stage
+from mux.report.scores import inert
 from mux.report.section import Section
 from mux.report.standing import Standing, published, standings
 from mux.report.tables import Cell, Table, number, spread, text
