@@ -53,7 +53,7 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
     """The plan of a recipe that the loader has checked. Raises Refusal with all that does not fit."""
     recipe = loaded.recipe
     problems = Problems(loaded)
-    if len(cluster.hosts) < recipe.cluster.min_hosts:
+    if len(cluster.hosts) < (recipe.cluster.min_hosts or 1):
         problems.add("cluster.min_hosts", f"{recipe.cluster.min_hosts} hosts are needed, {_hosts(cluster)}",
                      f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
     stages: list[StagePlan] = []

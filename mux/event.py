@@ -62,6 +62,49 @@ class JobEnded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobFailed(Event):
+    """Why a job ended before its work was done, as the supervisor judges it."""
+
+    job: int
+    # input: another start would fail alike. loss: it is not finite, or has jumped. rank: one failed and said why.
+    # killed: one ended without a word. silent: one has sent no heartbeat. stalled: none has come further.
+    # host: one is out of reach. processes: none of this.
+    kind: str
+    text: str  # for people
+    on: str | None = None  # the host, where one is at fault
+    by: int | None = None  # the rank, where one is at fault
+    code: int = 0  # the raw exit code of the first process to fail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarting(Event):
+    """A failed job starts again from its newest valid checkpoint."""
+
+    job: int
+    seconds: float  # from now
+    failures: int  # without progress in between
+    most: int  # `cluster.max_restarts`
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostDropped(Event):
+    """A host is out of the run until its next start."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized(Event):
+    """The run goes on with other hosts than it was planned for."""
+
+    hosts: list[str]
+    idle: list[str]  # healthy, but the batch cannot be divided over them, too
+    devices: int
+    before: int  # devices
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
     seconds: float
 
@@ -102,6 +145,7 @@ class Heartbeat(Event):
     memory_bytes: int  # resident memory of the process
     gpu_memory_bytes: int | None = None
     gpu_use: float | None = None  # 0..1
+    where: str | None = None  # "loop.py:131 agree": the line of the project that the main thread is at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +194,27 @@ class StepDone(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
+    """Committed: its manifest is there. `seconds` from the request to then; the training stood still for `stalled`."""
+
     stage: str
     step: int
     path: str
     bytes: int
     seconds: float
+    stalled: float = 0.0
+    training: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Event):
+    """The loss was not what it should be: back to a checkpoint, and on with the batches after those that led there."""
+
+    stage: str
+    step: int  # where it was seen
+    to_step: int
+    reason: str
+    rollbacks: int  # of this training so far
+    training: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ class Host(Part):
 class Cluster(Part):
     hosts: tuple[Host, ...]
     device: Literal["cpu", "cuda"]
-    source: str  # for people: "hostfiles/8x_a100.txt", "this host"
+    source: str  # for people: "hostfiles/8x_a100.txt", "this host", "SLURM job 123"
+    reach: Literal["ssh", "srun"] = "ssh"  # how hosts other than this one are reached
 
     @property
     def devices(self) -> int:

@@ -20,14 +20,15 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 # Keys that change neither what is trained nor how it is saved: a run may go on with other values.
-_HARMLESS = ("cluster.collective_timeout_seconds", "cluster.heartbeat_seconds", "cluster.max_restarts",
-             "cluster.min_hosts", "cluster.processes")
-_HARMLESS_ENDS = (".keep_checkpoints", ".log_every", ".save_every")
+_HARMLESS_TABLES = ("cluster.", "health.", "slurm.")
+_HARMLESS_ENDS = (".keep_checkpoints", ".keep_every", ".log_every", ".save_every")
+# How the batch is split and who holds which part of the optimizer: other values compute the same, up to rounding.
+SPLITS = ("engine.micro_batch", "engine.zero_stage")
 
 
 def harmless(key: str) -> bool:
     """Whether a run may go on with another value of this dotted key."""
-    return key in _HARMLESS or key.endswith(_HARMLESS_ENDS)
+    return key in SPLITS or key.startswith(_HARMLESS_TABLES) or key.endswith(_HARMLESS_ENDS)
 
 
 def digest(recipe: Recipe) -> str:

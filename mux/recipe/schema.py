@@ -15,6 +15,7 @@ from mux.recipe.section import (
     DemultiplexerName,
     Length,
     MultiplexerName,
+    Name,
     Natural,
     Positive,
     Rate,
@@ -139,14 +140,37 @@ class EngineSection(Section):
 
 class ClusterSection(Section):
     processes: Count = 1  # only without a hostfile and without GPUs
-    min_hosts: Count = 1
-    max_restarts: Natural = 0
-    heartbeat_seconds: Positive = 30.0  # a rank silent for longer is reported
+    min_hosts: Count | None = None  # with fewer healthy hosts the run stops; None: every host of the hostfile is needed
+    max_restarts: Natural = 0  # of a job, without progress in between
+    heartbeat_seconds: Positive = 30.0  # a rank silent for longer is lost: its job is ended, and started again
+    stall_seconds: Positive = 1800.0  # so is a job none of whose ranks has come further for so long
     collective_timeout_seconds: Positive = 1800.0  # a collective that hangs for longer ends the job
 
 
 RowFormat = Literal["jsonl", "tsv", "csv", "conll", "conllu"]
 Metric = Literal["accuracy", "f1", "entity_f1", "matthews", "spearman", "pearson"]
+
+
+class HealthSection(Section):
+    """What happens when a training's loss is not finite, jumps, or its gradients overflow step after step."""
+
+    policy: Literal["stop", "rollback"] = "stop"  # rollback: to the newest checkpoint, past the batches since then
+    rollbacks: Count = 3  # of a training; at the next one it stops
+    spike: Annotated[float, Field(gt=1)] | None = None  # a loss so many times the median of late is one; None: none is
+    overflows: Count = 100  # fp16: so many skipped steps in a row at the smallest loss scale
+
+
+class SlurmSection(Section):
+    """What `--slurm` asks the scheduler for. Nodes without GPUs run `cluster.processes` ranks on their CPUs."""
+
+    nodes: Count = 1
+    gpus_per_node: Natural = 8
+    time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{1,2}){0,2}$")] = "1-00:00:00"  # as sbatch takes it
+    partition: Name | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    constraint: Name | None = None
+    signal_seconds: Count = 120  # before the time is up, the run saves a checkpoint and is queued again
 
 
 class TaskDefinition(Section):
@@ -192,5 +216,7 @@ class Recipe(Section):
     corpus: CorpusSection
     engine: EngineSection = EngineSection()
     cluster: ClusterSection = ClusterSection()
+    health: HealthSection = HealthSection()
+    slurm: SlurmSection = SlurmSection()
     tasks: TasksSection = TasksSection()
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)]

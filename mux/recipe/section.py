@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 LIMIT = 10**12  # no count of anything here is larger; below it the plan's floats cannot overflow
 
 Text = Annotated[str, Field(min_length=1, pattern=r"^\P{Cc}+$")]  # no control characters: it is printed
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:+\-]{0,99}$")]  # of a scheduler's partition, account
 Count = Annotated[int, Field(ge=1, le=LIMIT)]
 Natural = Annotated[int, Field(ge=0, le=LIMIT)]
 Length = Annotated[int, Field(ge=8, le=LIMIT)]  # of a row, in tokens

@@ -46,7 +46,8 @@ class TrainingStage(StageSection):
     adam_epsilon: Positive = 1e-6
     log_every: Count = 10
     save_every: Count = 10_000
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Count = 2  # the last so many stay
+    keep_every: Count | None = None  # and those of steps that are multiples of this
 
 
 class RetrievalStage(TrainingStage):

@@ -27,12 +27,12 @@ def test_the_digest_is_of_the_values_not_of_the_writing(folder: Any) -> None:
 
 def test_harmless_keys_leave_the_digest_alone(folder: Any) -> None:
     plain = digest(folder.load(folder.changed()).recipe)
-    for change in ("cluster.max_restarts=3", "stages.pretrain.log_every=1", "stages.finetune.save_every=7"):
+    for change in ("cluster.max_restarts=3", "stages.pretrain.log_every=1", "stages.finetune.save_every=7",
+                   'health.policy="rollback"', "slurm.nodes=3", "engine.micro_batch=1", "engine.zero_stage=2"):
         assert digest(folder.load(folder.changed(), change).recipe) == plain, change
         assert harmless(change.split("=")[0])
-    for change in ("stages.pretrain.seed=1", "engine.zero_stage=2", "cluster.processes=2", "stages.pretrain.batch=64"):
-        same = change.startswith("cluster")  # the number of devices is compared as such
-        assert (digest(folder.load(folder.changed(), change).recipe) == plain) is same, change
+    for change in ("stages.pretrain.seed=1", "stages.pretrain.batch=64", 'engine.precision="bf16"'):
+        assert digest(folder.load(folder.changed(), change).recipe) != plain, change
 
 
 def test_a_resolved_recipe_is_a_recipe_again(folder: Any) -> None:

@@ -112,7 +112,7 @@ def test_a_size_replaces_a_name(folder: Any) -> None:
         ("stages.pretrain.steps=5", "stages.pretrain.warmup_steps: 10 is more than steps = 5"),
         ("model.N=1", "stages.ensemble.copies[1]: 2 copies do not fit in groups of N = 1"),
         (".".join("a" * 900) + "=1", "a: is not a key\n    "
-         "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, tasks, stages"),
+         "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, health, slurm, tasks, stages"),
     ],
 )
 def test_refusals(folder: Any, text: str, told: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mux.recipe import Refusal, load
 
-TOP_KEYS = "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, tasks, stages"
+TOP_KEYS = "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, health, slurm, tasks, stages"
 NAMES = "a name has letters, digits and . _ - only, at most 100, and begins with a letter or a digit"
 IDS = "an id has small letters, digits and _ - only, at most 64, and begins with a letter or a digit"
 
