@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart offline-eval test lint
+.PHONY: setup quickstart offline-eval test lint faults soak
 
 setup: .venv/ready
 
@@ -23,6 +23,12 @@ offline-eval: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults tests/hosts --thorough
+
+soak: setup
+	$(BIN)/python -m tests.faults.soak --minutes 30
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,11 +1,12 @@
-"""One start of a job: its processes, what its ranks say, and why it ended."""
+"""One start of a job: its processes, what its ranks say, and how it ended."""
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 
+from launcher.failure import Ended, Failure, Who, of_end, of_silence, of_stall
+from launcher.liveness import Liveness
 from launcher.process import JobProcesses
 from mux.event import (
     CheckpointSaved,
@@ -14,15 +15,15 @@ from mux.event import (
     Heartbeat,
     JobEnded,
     JobStarted,
-    Notice,
     RankFailed,
+    RankSignalled,
     StageDone,
+    StepDone,
     StopAgreed,
     TrainingDone,
 )
 from mux.run import JobPlan, Plan, RunDirectory
 
-LAST_WORDS_SECONDS = 10.0  # for the other ranks to end after one has failed
 BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
 
 
@@ -33,16 +34,19 @@ class Attempt:
         """Start the processes; `number` counts the starts of this job."""
         self.run, self.plan, self.job, self.say = run, plan, job, say
         self.code: int | None = None  # when it has ended: 0, or what the first process to fail returned
+        self.failure: Failure | None = None
         self.stopped: StopAgreed | None = None
-        self.failures: list[RankFailed] = []
+        self.signalled: RankSignalled | None = None  # a rank was sent a signal that asks for a stop
+        self.trained = False  # a step was done
         self.progressed = False  # a checkpoint was saved, a training or a stage done
-        self._failing_since: float | None = None  # a rank has failed or is gone
-        self._seen: dict[tuple[str, int], float] = {}  # (host, rank) -> when it last said anything
-        self._beats: dict[tuple[str, int], float] = {}  # ... -> when a heartbeat was last passed on
-        self._reported: set[tuple[str, int]] = set()  # silent ranks that a notice has named
+        self._failed: list[RankFailed] = []
+        self._beats: dict[Who, float] = {}  # when a heartbeat was last passed on
         self._readers = list(self._from_now_on())
+        ranks = [(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
+        cluster = plan.recipe["cluster"]
         self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number))
         self._processes = JobProcesses(plan, job, run)
+        self.liveness = Liveness(ranks, cluster["heartbeat_seconds"], cluster["stall_seconds"])
 
     def _from_now_on(self) -> Iterator[EventReader]:
         """Readers of what the ranks will say."""
@@ -52,42 +56,68 @@ class Attempt:
                 yield EventReader(path, path.stat().st_size if path.exists() else 0)
 
     def look(self) -> None:
-        """One look: what the ranks say, whether they live; ends those that a failed one has left behind."""
-        self.code = self._processes.poll()
+        """One look: what the ranks say, whether they live and come further. Ends a job that does not, everywhere."""
+        self._processes.beat()
+        self.liveness.look()
+        code = self._processes.poll()  # asked before reading: what a dying rank said last is then still read
         self._listen()
-        self._name_silent()
-        if self._failing_since is None and (self.failures or self._processes.ranks_lost()):
-            self._failing_since = time.monotonic()
-        if self._failing_since and time.monotonic() - self._failing_since > LAST_WORDS_SECONDS:
-            self._processes.end()
-        if self.code is not None:
-            self.kill()
-            self._listen()
-            self.say(JobEnded(job=self.job.id, code=self.code))
+        if code is None:
+            self.failure = self._standing_still()
+            if self.failure is None:
+                return
+            self.say(self.failure.event(self.job.id))  # at once: the end may take its time
+        self.end()
+
+    def end(self) -> None:
+        """End it at once, everywhere; nothing is left of it when this returns."""
+        ends = {host: code for host, code in self._processes.codes().items() if code is not None}
+        self._processes.kill()
+        self._listen()
+        if self.failure is None and self.stopped is None and not self.run.done(self.job) and ends:
+            self.failure = self._judged(ends)
+            self.say(self.failure.event(self.job.id))
+        self.code = self.failure.code if self.failure else 0
+        self.code = self.code or self._processes.poll() or 0
+        self.say(JobEnded(job=self.job.id, code=self.code))
 
     def kill(self) -> None:
-        """End it at once; nothing is left when this returns."""
+        """`end` without a word: for when there is nobody to tell."""
         self._processes.kill()
 
-    @property
-    def input_at_fault(self) -> bool:
-        """Whether another start would fail in the same way."""
-        return any(failed.input_at_fault for failed in self.failures)
+    def _standing_still(self) -> Failure | None:
+        if self._failed:
+            return None  # its agent ends the others soon
+        if silent := self.liveness.silent():
+            return of_silence(silent, self.liveness.places, self.run)
+        if (seconds := self.liveness.stalled()) is not None:
+            return of_stall(seconds, self.liveness.places, self.run)
+        return None
+
+    def _judged(self, ends: dict[str, int]) -> Failure:
+        """`ends`: the exit codes of the hosts that had ended by themselves."""
+        name, code = next(((name, code) for name, code in ends.items() if code), next(iter(ends.items())))
+        host = next(host for host in self.job.hosts if host.name == name)
+        told = {(event.host, event.rank) for event in self._failed}
+        ranks = next(row["ranks"] for row in self.job.ranks() if row["name"] == name)
+        mute = self.liveness.mute((name, rank) for rank in ranks if (name, rank) not in told)
+        return of_end(Ended(self.run, self._failed, mute, name, not host.local, code, self._last_words(name)))
 
     def _listen(self) -> None:
         for reader in self._readers:
             for event in reader.read():
                 if event.host is not None and event.rank is not None:
-                    # Age by our own clock: the hosts' clocks need not agree.
-                    self._seen[event.host, event.rank] = time.monotonic()
-                    self._reported.discard((event.host, event.rank))
+                    self.liveness.heard(event)
                 if not (isinstance(event, Heartbeat) and self._heard_lately(event)):
                     self.say(event)
                 match event:
                     case StopAgreed():
                         self.stopped = event
+                    case RankSignalled():
+                        self.signalled = event
                     case RankFailed():
-                        self.failures.append(event)
+                        self._failed.append(event)
+                    case StepDone():
+                        self.trained = True
                     case CheckpointSaved() | TrainingDone() | StageDone():
                         self.progressed = True
 
@@ -99,42 +129,8 @@ class Attempt:
         self._beats[who] = now
         return False
 
-    def _name_silent(self) -> None:
-        for (host, rank), seen in self._seen.items():
-            silent = time.monotonic() - seen
-            if silent > self.plan.recipe["cluster"]["heartbeat_seconds"] and (host, rank) not in self._reported:
-                self._reported.add((host, rank))
-                self.say(Notice(level="warning", text=f"rank {rank} on {host} has been silent for {silent:.0f} s"))
-
-    def reason(self) -> str:
-        """Why it has failed, for people."""
-        code = self.code or 0
-        if self.failures:
-            # The first to fail, and among those the one that knows why: the others only lost their peer.
-            failed = min(self.failures, key=lambda event: (not event.input_at_fault, event.time))
-            gone = set(self._seen) - {(event.host, event.rank) for event in self.failures}
-            if len(gone) == 1 and not failed.input_at_fault:
-                host, rank = gone.pop()
-                log = self.run.rank_log(host, rank)
-                return f"rank {rank} on {host} ended without a word ({signal_name(code)}); see {log}"
-            return (f"rank {failed.rank} on {failed.host}: {failed.error} "
-                    f"(see {self.run.rank_log(failed.host or '', failed.rank or 0)})")
-        if code == 0:
-            return "the processes ended without finishing their stages"
-        words = self._last_words()
-        return f"the processes ended with {signal_name(code)}{': ' + words if words else ''} (see {self.run.logs})"
-
-    def _last_words(self) -> str:
-        """The last line that a node's launcher, or the ssh to it, has printed."""
-        logs = [self.run.node_log(host.name, self.job) for host in self.job.hosts]
-        newest = max((log for log in logs if log.exists()), key=lambda log: log.stat().st_mtime, default=None)
-        lines = newest.read_text(errors="replace").split("\n") if newest else []
+    def _last_words(self, host: str) -> str:
+        """The last line that a host's agent and DeepSpeed's launcher, or the ssh to them, have printed."""
+        log = self.run.node_log(host, self.job)
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def signal_name(code: int) -> str:
-    """What a process's return code says: "exit code 1", "SIGKILL"."""
-    for number in (-code, code - 128, 256 - code):
-        if 0 < number < 65 and number in set(signal.Signals):
-            return signal.Signals(number).name
-    return f"exit code {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from typing import Annotated
 
 import typer
 
-from launcher import model_commands, report_commands
+from launcher import model_commands, report_commands, runs_commands
+from launcher.runs_commands import existing
 from mux.recipe import Problem, Refusal
-from mux.run import RunDirectory, read_json
+from mux.run import read_json
+from mux.secrets import redact_output
 
 REFUSED = 2
 
 launch = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 mux = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="What comes after `mux-launch`: watch and stop runs, look at their results, use their models.")
-runs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="List and show runs.")
-mux.add_typer(runs, name="runs")
+mux.add_typer(runs_commands.runs, name="runs")
 mux.add_typer(model_commands.imports, name="import")
 mux.command("export")(model_commands.export_model)
 mux.command()(model_commands.predict)
@@ -53,6 +55,7 @@ def launch_run(
         metavar="auto|required|never", help="Go on with an unfinished run in the run directory.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an earlier run aside and start over.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; start nothing.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit it to SLURM, as [slurm] of the recipe says.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Run without this terminal; `mux watch` shows it.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the dashboard.")] = False,
 ) -> None:
@@ -65,10 +68,17 @@ def launch_run(
 
     Example: mux-launch recipes/quickstart.toml --set stages.pretrain.steps=1600
     """
+    os.umask(0o077)  # a run is its owner's alone, and so is all that it makes on its way there
+    redact_output("stdout", "stderr")
     with refusing("refused, nothing was started:\n"):
         from launcher import start
 
-        request = start.Request(recipe, hostfile, tuple(set_ or ()), run_dir, stages, start.resume_word(resume), fresh)
+        request = start.Request(recipe, hostfile, tuple(set_ or ()), run_dir, stages, start.resume_word(resume), fresh,
+                                slurm)
+        if slurm:
+            from launcher import batch
+
+            raise typer.Exit(batch.submit(request, dry_run, detach))
         if dry_run:
             print(start.preview(request))
             return
@@ -77,6 +87,11 @@ def launch_run(
             raise typer.Exit(start.detach(request, command))
         code = start.launch(request, plain)
     raise typer.Exit(code)
+
+
+@mux.callback()
+def guard() -> None:
+    redact_output("stderr")  # what `mux predict` writes to stdout is its user's own
 
 
 @mux.command()
@@ -119,59 +134,3 @@ def stop(run: Annotated[Path, typer.Argument(help="A run directory.", show_defau
         status = (read_json(directory.results) or {}).get("status")
         print("stopped; the same mux-launch command goes on from there" if status == "stopped"
               else f"the run had ended already: {status}")
-
-
-@runs.command("ls")
-def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] = Path("runs")) -> None:
-    """List runs with their status.
-
-    Example: mux runs ls
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from launcher.directory import running
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("run", "status", "stages done", "of"):
-        table.add_column(title, justify="left" if title in ("run", "status") else "right")
-    found = sorted(path.parent for path in folder.glob("*/plan.json"))
-    if not found:
-        print(f"no runs in {folder}/")
-        return
-    for path in found:
-        try:
-            results = read_json(path / "results.json") or {"status": "unknown", "stages": []}
-        except ValueError:
-            results = {"status": "unreadable", "stages": []}
-        status = results["status"]
-        if running(RunDirectory(path)):
-            status = "running"
-        elif status == "running":
-            status = "killed"  # its launcher is gone and had no time to say so
-        done = sum(stage["status"] == "done" for stage in results["stages"])
-        table.add_row(Text(path.name), Text(status), str(done), str(len(results["stages"])))
-    Console(highlight=False).print(table)
-
-
-@runs.command("show")
-def show_run(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]) -> None:
-    """Show what a run has learnt so far.
-
-    Example: mux runs show runs/quickstart
-    """
-    from launcher.start import print_summary
-
-    with refusing():
-        print_summary(existing(run))
-
-
-def existing(path: Path) -> RunDirectory:
-    run = RunDirectory(path)
-    if not run.plan.exists():
-        near = sorted(str(found.parent) for found in path.parent.glob("*/plan.json"))
-        raise Refusal(Problem("is not a run directory: it has no plan.json", where=str(path),
-                              hint=f"there are: {', '.join(near)}" if near else "mux runs ls lists runs"))
-    return run
-

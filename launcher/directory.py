@@ -11,10 +11,12 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher import resizing
 from mux.event import EventReader, RunFinished
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
 from mux.run import Plan, RunDirectory, write_json, write_text
@@ -84,7 +86,7 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
         return "new"
     refuse_if_running(run)
     if not run.plan.exists():
-        if [path.name for path in run.path.iterdir() if path.name not in ("lock", "logs")]:
+        if [path.name for path in run.path.iterdir() if path.name not in ("batch.sh", "lock", "logs")]:
             raise Refusal(Problem("this folder holds files, but no run", where=where,
                                   hint="choose another one with --run-dir"))
         return "new"
@@ -109,25 +111,33 @@ def has_trained(run: RunDirectory) -> bool:
 
 
 def refuse_changes(previous: Plan, plan: Plan, run: RunDirectory) -> None:
-    """Raise Refusal if the run was begun with another recipe, or a stage that is not done on another number of
-    devices."""
-    where = str(run.path)
+    """Raise Refusal if the run was begun with another recipe, or a stage cannot go on from its checkpoints."""
+    way_on = ("go on as it began, or choose: --run-dir DIR for another run, --fresh to move this one aside and start "
+              "over")
     problems = [
-        Problem(f"was {json.dumps(old)} when the run began, is {json.dumps(new)} now", key=key, where=where)
-        for key, old, new in differences(previous.recipe, plan.recipe)
-        if not harmless(key)
+        Problem(f"was {json.dumps(old)} when the run began, is {json.dumps(new)} now", key, _where(key, plan, run))
+        for key, old, new in differences(previous.recipe, plan.recipe) if not harmless(key)
     ]
-    before = {stage.id: stage.devices for stage in previous.stages if not run.stage_result(stage.id).exists()}
-    problems += [
-        Problem(f"began on {before[stage.id]} devices and cannot go on on {stage.devices}", where=where,
-                key=f"stages.{stage.id}")
-        for stage in plan.stages if before.get(stage.id, stage.devices) != stage.devices
-    ]
+    if not problems:
+        way_on = ("go on as it began, or take the weights alone into another run: mux export "
+                  f"{shown(run)} DIR --checkpoint latest --stage STAGE, and there from = \"path:DIR\"")
+        problems = [Problem(f"cannot go on: {reason}", f"stages.{stage}", _where("engine.zero_stage", plan, run))
+                    for stage, reason in resizing.refusals(run, plan).items()]
     if problems:
-        problems[-1] = Problem(problems[-1].message, problems[-1].key, problems[-1].where,
-                               "go on as it began, or choose: --run-dir DIR for another run, --fresh to move this one "
-                               "aside and start over")
+        problems[-1] = replace(problems[-1], hint=way_on)
         raise Refusal(problems)
+
+
+def _where(key: str, plan: Plan, run: RunDirectory) -> str:
+    """"file:line" or "--set" where a key has its value from; the run where it is a default."""
+    place = plan.provenance.get(key, "default")
+    return str(run.path) if place == "default" else place
+
+
+def notes(previous: Plan, plan: Plan) -> list[str]:
+    """What is not as it was when the run began, and makes no difference to what is trained: a line a key."""
+    return [f"goes on with {key} = {json.dumps(new)} (was {json.dumps(old)})"
+            for key, old, new in differences(previous.recipe, plan.recipe) if harmless(key)]
 
 
 def is_finished(run: RunDirectory, plan: Plan) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, lcm
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,9 @@ def _read_states(recipe: Recipe, stage: TrainingStage, length: int) -> tuple[flo
 def disk(recipe: Recipe, plans: Sequence[StagePlan], devices: int) -> dict[str, int]:
     """Bytes that each stage, and the token store, may come to need at once.
 
-    A training keeps its last checkpoints and its model, and a new checkpoint is whole before an old one goes;
-    fine-tuning trains each task with each seed at each point, one on each of the cluster's `devices` at a time, and
-    keeps the checkpoints of the unfinished ones alone; all their models stay until the tasks' are chosen.
+    A training keeps its last checkpoints, those of `keep_every` and its model, and a new checkpoint is whole before an
+    old one goes; fine-tuning trains each task with each seed at each point, one on each of the cluster's `devices` at
+    a time, and keeps the checkpoints of the unfinished ones alone; all their models stay until the tasks' are chosen.
     The token store of texts on the hub is unknown and left out, and so is an encoder that is there.
     """
     size = parameters(recipe)
@@ -84,7 +84,8 @@ def disk(recipe: Recipe, plans: Sequence[StagePlan], devices: int) -> dict[str, 
         if not isinstance(stage, TrainingStage) or size is None:
             continue
         longest = max(plan.task_steps.values(), default=plan.steps or 0)
-        kept = min(stage.keep_checkpoints, ceil(longest / stage.save_every))
+        for_ever = longest // lcm(stage.save_every, stage.keep_every) if stage.keep_every else 0
+        kept = min(stage.keep_checkpoints + for_ever, ceil(longest / stage.save_every))
         at_once = min(len(plan.trainings), devices) or 1
         models = (max(1, len(plan.task_steps)) + len(plan.trainings)) * memory.model_folder(size)
         needs[f"stage {stage.id}"] = at_once * (kept + 1) * memory.checkpoint(size, recipe.engine) + models

@@ -1,4 +1,5 @@
-"""Hostfile -> Cluster: which machines take how many ranks. One host a line, `name slots=8`, and `#` comments.
+"""Hostfile -> Cluster: which machines take how many ranks. One host a line, `name slots=8`, and `#` comments; or as MPI
+has it, `name slots=8 max_slots=8` and `name:8`.
 
 The grammar is strict because a host name becomes an argument of ssh: nothing that a shell or ssh could read
 as anything but a name gets through. A hostfile that is named but cannot be read ends the launch; there is no
@@ -22,8 +23,11 @@ MAX_BYTES = 1_000_000
 MAX_SLOTS = 1024
 MAX_PROBLEMS = 20  # of a file that is no hostfile at all, every line is wrong
 EXAMPLE = "one host a line, such as: gpu-01 slots=8"
+LOOPBACK = ("localhost", "127.0.0.1")
 
-LINE = re.compile(r"(?P<name>\S+)[ \t]+slots=(?P<slots>[0-9]+)")
+# DeepSpeed's and Open MPI's line, and MPICH's.
+LINE = re.compile(r"(?P<name>\S+)[ \t]+slots=(?P<slots>[0-9]+)(?:[ \t]+max[_-]slots=(?P<most>[0-9]+))?")
+SHORT_LINE = re.compile(r"(?P<name>[^\s:]+):(?P<slots>[0-9]+)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -33,7 +37,7 @@ def read(path: Path) -> Cluster:
     hosts: dict[str, Host] = {}
     lines: dict[str, int] = {}
     problems: list[Problem] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(text(path).split("\n"), start=1):
         content = line.removesuffix("\r").partition("#")[0].strip(" \t")
         if not content:
             continue
@@ -53,7 +57,7 @@ def read(path: Path) -> Cluster:
         problems = [Problem("the hostfile names no host", where=name, hint=EXAMPLE)]
     if problems:
         raise Refusal(problems)
-    return Cluster(hosts=tuple(hosts.values()), device=_device(*hosts.values()), source=str(path))
+    return Cluster(hosts=tuple(hosts.values()), device=device(*hosts.values()), source=str(path))
 
 
 def this_host(processes: int) -> Cluster:
@@ -66,7 +70,7 @@ def this_host(processes: int) -> Cluster:
 def is_local(name: str) -> bool:
     """Whether a host name means this machine. Asks the resolver only where the answer can matter."""
     name, own = name.lower().removesuffix("."), socket.gethostname().lower()
-    if name in ("localhost", "127.0.0.1", own):
+    if name in (*LOOPBACK, own):
         return True
     return name.split(".")[0] == own.split(".")[0] and name == _full_name()
 
@@ -76,16 +80,21 @@ def _full_name() -> str:
     return socket.getfqdn().lower()
 
 
-def _device(*hosts: Host) -> Literal["cpu", "cuda"]:
-    """Hostfiles describe GPU machines; only this machine, alone, is known to have none."""
-    alone = len(hosts) == 1 and hosts[0].local
-    return "cpu" if alone and not gpu.visible() else "cuda"
+def alone(cluster: Cluster) -> bool:
+    """Whether a cluster is this machine and no other."""
+    return len(cluster.hosts) == 1 and cluster.hosts[0].local
+
+
+def device(*hosts: Host) -> Literal["cpu", "cuda"]:
+    """Hostfiles describe GPU machines; only this machine, alone, is known to have none before it is asked."""
+    here = len(hosts) == 1 and hosts[0].local
+    return "cpu" if here and not gpu.visible() else "cuda"
 
 
 def _host(content: str) -> Host | Problem:
     """One line without its comment."""
-    match = LINE.fullmatch(content)
-    name = re.split(r"[ \t]", content)[0]
+    match = SHORT_LINE.fullmatch(content) or LINE.fullmatch(content)
+    name = match["name"] if match else re.split(r"[ \t]", content)[0]
     if not NAME.fullmatch(name):
         return Problem(_bad_name(name), hint="a host name is letters, digits, . - _ after a letter or digit")
     if len(name) > 253:
@@ -98,6 +107,9 @@ def _host(content: str) -> Host | Problem:
     if len(digits) > 4 or int(digits) > MAX_SLOTS:
         return Problem(f"host {name} has slots={digits[:12]}{'...' if len(digits) > 12 else ''}, "
                        f"more than {MAX_SLOTS}", hint="slots is the number of GPUs of that host")
+    most = (match.groupdict().get("most") or digits).lstrip("0")
+    if len(most) < len(digits) or (len(most) == len(digits) and most < digits):
+        return Problem(f"host {name} has slots={digits}, more than its max_slots={most or 0}")
     return Host(name=name, slots=int(digits), local=is_local(name))
 
 
@@ -110,14 +122,14 @@ def _bad_name(name: str) -> str:
     return f"host {shown} begins with {name[0]}" if bad is None else f"host {shown} contains {bad!a}"
 
 
-def _text(path: Path) -> str:
+def text(path: Path, what: str = "hostfile") -> str:
     """The file's text. Raises Refusal for what is not a readable text file of a sensible size."""
     name = printable(str(path))
     try:
         if not path.exists():
-            raise Refusal(Problem("no such hostfile", where=name, hint=_files(path.parent)))
+            raise Refusal(Problem(f"no such {what}", where=name, hint=_files(path.parent)))
         if path.is_dir():
-            raise Refusal(Problem("is a directory, not a hostfile", where=name, hint=_files(path)))
+            raise Refusal(Problem(f"is a directory, not a {what}", where=name, hint=_files(path)))
         if not path.is_file():  # a pipe would block, a device never end
             raise Refusal(Problem("is not a regular file", where=name, hint=EXAMPLE))
         with open(path, "rb") as file:
@@ -125,7 +137,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise Refusal(Problem(f"cannot be read: {error.strerror}", where=name)) from None
     if len(data) > MAX_BYTES:
-        raise Refusal(Problem("is larger than 1 MB, so it is no hostfile", where=name, hint=EXAMPLE))
+        raise Refusal(Problem(f"is larger than 1 MB, so it is no {what}", where=name, hint=EXAMPLE))
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         hint = "save it as UTF-8 without a byte order mark"
         raise Refusal(Problem("begins with a byte order mark", where=f"{name}:1", hint=hint))
@@ -134,7 +146,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Refusal(Problem(f"byte 0x{data[error.start]:02x} is not UTF-8", where=f"{name}:{line}",
-                              hint="a hostfile is plain text")) from None
+                              hint=f"a {what} is plain text")) from None
 
 
 def _files(folder: Path) -> str:

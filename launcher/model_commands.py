@@ -5,6 +5,7 @@ Their modules need torch, so they are imported inside the functions.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import typer
 
 from launcher.dashboard.display import silence
 from launcher.ending import FAILED, INTERRUPTED, REFUSED, ending
+from launcher.runs_commands import existing
 
 if TYPE_CHECKING:
     from mux.predict import Predictor, Rows
@@ -65,13 +67,21 @@ def export_model(
         show_default="the last fine-tuned, else the last pre-trained one")] = None,
     task: Annotated[str | None, typer.Option(help="The model of this task, where a stage has several.",
                                              show_default=False)] = None,
+    checkpoint: Annotated[str | None, typer.Option(
+        metavar="latest|STEP", help="Of a run: what it had learnt at this checkpoint, done or not; --stage may name "
+                                    "one training of a fine-tuning stage.", show_default=False)] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, for any number of groups and any length, "
                                                       "and compare it under onnxruntime.")] = False,
 ) -> None:
     """Write a model folder to give away: weights, tokenizer, and a model card with the run's results.
 
     Example: mux export runs/quickstart models/topics --onnx
+
+    Example: mux export runs/bert_base_n2 models/half_way --checkpoint 500000 --stage pretrain; another run goes on
+    from there with `from = "path:models/half_way"`
     """
+    if checkpoint is not None:
+        return export_checkpoint(run, destination, checkpoint, stage, task, onnx)
     with model_work(REFUSED):
         from mux.hub.export import export, find_model
         from mux.hub.onnx import OnnxFailure
@@ -82,6 +92,21 @@ def export_model(
             print(f"{failure}\nnothing was written", file=sys.stderr)
             raise typer.Exit(FAILED) from None
     print(f"{destination}: {', '.join(names)}")
+
+
+def export_checkpoint(run: str, destination: Path, checkpoint: str, stage: str | None, task: str | None,
+                      onnx: bool) -> None:
+    """Write the model of a checkpoint."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # its weights go from files to files
+    with model_work(REFUSED):
+        directory = existing(Path(run))
+        if onnx:
+            raise ValueError(f"--onnx is for model folders: mux export {run} {destination} --checkpoint {checkpoint}, "
+                             f"and then mux export {destination} DST --onnx")
+        from mux.stages.consolidation import export_checkpoint
+
+        what, names = export_checkpoint(directory, checkpoint, stage, task, destination)
+    print(f"{destination}: {what}: {', '.join(names)}")
 
 
 def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,16 @@ def texts(plan: Plan, recipe: Recipe, parse: bool) -> Iterator[Problem]:
     """The corpus, where a stage or the tokenizer reads it, and those of muxology: there, well-formed, not empty."""
     reads = any(isinstance(stage, RetrievalStage | PretrainStage) for stage in recipe.stages)
     if reads or recipe.tokenizer.source == "sentencepiece":
-        yield from _documents(plan, "corpus.sources", recipe.corpus.sources, parse)
+        group = recipe.model.N * (recipe.corpus.sequence_length - 2) if reads else 0
+        yield from _documents(plan, "corpus.sources", recipe.corpus.sources, parse, group)
     for stage in recipe.stages:
         if isinstance(stage, MuxologyStage):
             yield from _documents(plan, f"stages.{stage.id}.corpus", (stage.corpus,), parse)
 
 
-def _documents(plan: Plan, key: str, sources: Sequence[str], parse: bool) -> Iterator[Problem]:
-    documents, remote = 0, False
+def _documents(plan: Plan, key: str, sources: Sequence[str], parse: bool, group: int = 0) -> Iterator[Problem]:
+    """`group`: the tokens that must be there. No token is less than a byte, and a document ends in one of its own."""
+    documents, tokens, remote = 0, 0.0, False
     problems: list[Problem] = []
     for source in sources:
         if source.startswith("hub:"):
@@ -48,12 +51,16 @@ def _documents(plan: Plan, key: str, sources: Sequence[str], parse: bool) -> Ite
             continue
         try:
             for path in files.expand(source):
-                rows = files.read_documents(path)
-                documents += sum(1 for _ in _some(rows, path)) if parse else 1
+                for text in _some(files.read_documents(path), path) if parse else ("",):
+                    documents, tokens = documents + 1, tokens + len(text.encode()) + 1
+                tokens = tokens if parse and _small(path) else inf  # nobody has counted
         except (Refusal, OSError) as error:
             problems += _problems(plan, key, error)
     if not documents and not problems and not remote:
         problems.append(problem_of(plan, key, "the corpus has no text in it", hint="name files with text"))
+    elif tokens < group and not problems and not remote:
+        problems.append(problem_of(plan, key, f"{tokens:.0f} bytes of text do not fill a group of rows: {group} tokens",
+                                   hint="give it more text or shorter rows"))
     yield from problems
 
 

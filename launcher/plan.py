@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import count, groupby, product
 from math import isqrt
 from pathlib import Path
@@ -33,6 +34,7 @@ from mux.recipe import (
 from mux.recipe.digest import resolved
 from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan, TrainingPlan
 
+MAX_DEVICES = 2**14  # of a cluster; beyond it a plan takes long to make and to read
 MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
 NEVER = 10**9  # DeepSpeed's own progress lines; ours are events
 
@@ -53,6 +55,8 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
     """The plan of a recipe that the loader has checked. Raises Refusal with all that does not fit."""
     recipe = loaded.recipe
     problems = Problems(loaded)
+    if cluster.devices > MAX_DEVICES:
+        raise Refusal(Problem(f"{cluster.devices:,} ranks are more than {MAX_DEVICES:,}", where=cluster.source))
     if len(cluster.hosts) < (recipe.cluster.min_hosts or 1):
         problems.add("cluster.min_hosts", f"{recipe.cluster.min_hosts} hosts are needed, {_hosts(cluster)}",
                      f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
@@ -129,10 +133,13 @@ def _devices(cluster: Cluster) -> Iterator[Host]:
 def _shares(trainings: Sequence[TrainingPlan], devices: int) -> list[tuple[str, ...]]:
     """The trainings' names packed over at most so many devices: the longest first, each on the device that is free
     first; within a share as they stand in the stage, so that a task's rows are read once."""
-    shares: list[list[TrainingPlan]] = [[] for _ in range(min(devices, len(trainings)))]
-    for training in sorted(trainings, key=_work, reverse=True):
-        min(shares, key=lambda share: sum(map(_work, share))).append(training)
-    return [tuple(training.name for training in sorted(share, key=trainings.index)) for share in shares]
+    shares: list[list[int]] = [[] for _ in range(min(devices, len(trainings)))]
+    free = [(0, device) for device in range(len(shares))]  # a heap of (its groups so far, device)
+    for index in sorted(range(len(trainings)), key=lambda index: -_work(trainings[index])):
+        groups, device = heappop(free)
+        shares[device].append(index)
+        heappush(free, (groups + _work(trainings[index]), device))
+    return [tuple(trainings[index].name for index in sorted(share)) for share in shares]
 
 
 def _work(training: TrainingPlan) -> int:

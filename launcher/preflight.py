@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from launcher import gpu, named_files
+from launcher import gpu, hostfile, named_files
 from launcher.named_files import problem_of
 from mux.recipe import Problem, Recipe
 from mux.recipe.wording import listed
@@ -30,7 +30,8 @@ def check(plan: Plan, run: RunDirectory) -> list[Problem]:
     """Everything that would keep the run from starting or finishing; empty if it may start."""
     recipe = Recipe.model_validate(plan.recipe)
     return [
-        *hardware(plan, recipe),
+        *(_devices(plan) if hostfile.alone(plan.cluster) else ()),  # else the hosts themselves were asked
+        *_precision(plan, recipe),
         *named_files.texts(plan, recipe, parse=True),
         *named_files.tasks(plan, recipe, parse=True),
         *_tokenizer(plan, recipe),
@@ -43,7 +44,8 @@ def warnings(plan: Plan) -> list[str]:
     """The same about hardware and missing files, and what deserves a second look, for the dry run."""
     recipe = Recipe.model_validate(plan.recipe)
     problems = [
-        *hardware(plan, recipe),
+        *_devices(plan),
+        *_precision(plan, recipe),
         *named_files.texts(plan, recipe, parse=False),
         *named_files.tasks(plan, recipe, parse=False),
         *_tokenizer(plan, recipe),
@@ -62,23 +64,26 @@ def _second_looks(plan: Plan) -> Iterator[str]:
 
 
 # --- hardware -------------------------------------------------------------------------------------
-def hardware(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
-    """What this machine, if it is one of the hosts, cannot do. Other hosts are asked when the job starts."""
+def _devices(plan: Plan) -> Iterator[Problem]:
+    """Whether this machine, if it is one of the hosts, has what the hostfile says. Others are asked before a run."""
+    host = next((host for host in plan.cluster.hosts if host.local), None)
+    if plan.cluster.device == "cuda" and host and len(gpus := gpu.visible()) < host.slots:
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        within = "" if chosen is None else f" with CUDA_VISIBLE_DEVICES={chosen[:80]!a}"
+        yield Problem(f"{host.name} has slots={host.slots}, but this machine has {len(gpus)} GPUs{within}",
+                      where=plan.cluster.source, hint="correct the slots, or start where the GPUs are")
+
+
+def _precision(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
+    """Whether this machine's devices can compute in the recipe's precision."""
     precision, key = recipe.engine.precision, "engine.precision"
     if plan.cluster.device == "cpu":
         if precision == "fp16":
             yield problem_of(plan, key, "fp16 cannot be trained on a CPU", hint='--set engine.precision="bf16"')
         return
     host = next((host for host in plan.cluster.hosts if host.local), None)
-    if host is None:
-        return
-    gpus = gpu.visible()
-    if len(gpus) < host.slots:
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        within = "" if chosen is None else f" with CUDA_VISIBLE_DEVICES={chosen[:80]!a}"
-        yield Problem(f"{host.name} has slots={host.slots}, but this machine has {len(gpus)} GPUs{within}",
-                      where=plan.cluster.source, hint="correct the slots, or start where the GPUs are")
-    old = [one for one in gpus[:host.slots] if one.capability and one.capability < BF16_CAPABILITY]
+    used = gpu.visible()[: host.slots] if host else []
+    old = [one for one in used if one.capability and one.capability < BF16_CAPABILITY]
     if precision == "bf16" and old:
         yield problem_of(plan, key, f"{old[0].name} has no bf16: its compute capability is below 8.0",
                          hint='--set engine.precision="fp16"')
@@ -174,7 +179,7 @@ def _directory(run: RunDirectory) -> Iterator[Problem]:
 def _disk(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
     """Room for what the run still has to write: an earlier start's checkpoints are there already."""
     free = shutil.disk_usage(_nearest(run.path)).free
-    needed = plan.disk_bytes - _size(run.path)
+    needed = plan.disk_bytes - size_of(run.path)
     if free < needed:
         yield Problem(f"the run may need {needed / GB:,.2f} GB, and its disk has {free / GB:,.2f} GB free",
                       where=str(run.path), hint=f"{ELSEWHERE}; smaller keep_checkpoints need less")
@@ -185,6 +190,7 @@ def _nearest(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if one.exists())
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     found = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
     return sum(path.lstat().st_size for path in found)

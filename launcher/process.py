@@ -1,13 +1,12 @@
-"""Processes: one `deepspeed.launcher.launch` per host, owned, watched and reaped by us.
+"""Processes: one agent per host, and under it one `deepspeed.launcher.launch`; owned, watched and reaped by us.
 
-Locally a child in its own session, elsewhere behind ssh; every word that crosses a shell is quoted. Children die with
-the launcher (PR_SET_PDEATHSIG), ranks die with their node's launcher (mux.rank).
+On this host the agent is a child in its own session, elsewhere it is behind ssh or srun; every word that crosses a
+shell is quoted. An agent ends its processes when the pipe to its stdin closes, so nothing outlives the launcher.
 """
 
 from __future__ import annotations
 
 import base64
-import ctypes
 import json
 import os
 import random
@@ -17,16 +16,20 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
 
 import psutil
 
-from mux.run import Host, JobPlan, Plan, RunDirectory
+from launcher import agent, hostfile, slurm
+from launcher.probe import nobody_has
+from mux.run import Cluster, Host, JobPlan, Plan, RunDirectory
 
-PR_SET_PDEATHSIG = 1
 FIRST_PORT, PORTS = 20_000, 10_000  # where ranks meet: below the ports that systems hand out
-GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
-LIBC = ctypes.CDLL(None)  # loaded before any fork
+BEAT_SECONDS = 5.0
+SILENCE_SECONDS = 40.0  # without a beat, a remote agent takes its launcher for gone
+END_SECONDS = agent.GRACE_SECONDS + agent.REAP_SECONDS + 2.0  # for an agent to end its processes in good order
 
 # Keep freed memory instead of giving it back to the kernel: else page faults take up to half of a CPU step.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_TOP_PAD_": "67108864"}
@@ -35,6 +38,11 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "10737
 FORWARDED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE",
              "HF_DATASETS_OFFLINE", "MUX_CACHE", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME",
              "OMP_NUM_THREADS", "PYTHONPATH")
+
+# Nobody is asked for a password or about a host key; nothing of the user's session goes along.
+SSH_OPTIONS = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "ConnectTimeout": "10", "ServerAliveInterval": "5",
+               "ServerAliveCountMax": "3", "ForwardAgent": "no", "ForwardX11": "no", "ClearAllForwardings": "yes",
+               "PermitLocalCommand": "no"}
 
 
 def node_command(plan: Plan, job: JobPlan, host_index: int, master: str, port: int | None) -> list[str]:
@@ -57,12 +65,34 @@ def devices(host: Host) -> list[int] | list[str]:
     return list(range(taken.stop))[taken]
 
 
-def remote_command(host: Host, argv: list[str], variables: dict[str, str], directory: str) -> list[str]:
+def ssh_command(host: Host, argv: list[str], variables: dict[str, str], directory: str) -> list[str]:
     """`argv` on another host: one ssh whose remote shell sees quoted words only."""
+    options = [word for name, value in SSH_OPTIONS.items() for word in ("-o", f"{name}={value}")]
     settings = [f"{name}={value}" for name, value in sorted(variables.items())]
     words = shlex.join(["env", *settings, *argv])
-    return ["ssh", "-tt", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5",
-            "-o", "ServerAliveCountMax=3", "--", host.name, f"cd {shlex.quote(directory)} && exec {words}"]
+    return ["ssh", "-T", *options, "--", host.name, f"cd {shlex.quote(directory)} && exec {words}"]
+
+
+REACH: dict[str, Callable[[Host, list[str], dict[str, str], str], list[str]]] = {
+    "ssh": ssh_command,
+    "srun": slurm.srun_command,
+}
+
+
+def reach(cluster: Cluster, host: Host, argv: list[str], variables: dict[str, str]) -> list[str]:
+    """The command that runs `argv` on a host, in the directory of this process. On this host it is `argv` itself,
+    to be started with `variables` in its environment."""
+    if host.local:
+        return argv
+    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    return REACH[cluster.reach](host, argv, forwarded | variables, os.getcwd())
+
+
+def agent_command(host: Host, peer: str | None, command: list[str]) -> list[str]:
+    """The agent that starts a command on a host; a remote one also hears when its launcher falls silent."""
+    silence = [] if host.local else ["--silence", f"{SILENCE_SECONDS:.0f}"]
+    way = ["--peer", peer] if peer else []
+    return [sys.executable, "-u", "-m", "launcher.agent", *silence, *way, "--", *command]
 
 
 def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
@@ -82,22 +112,28 @@ def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
 
 def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]:
     """The exact command per host, as it is started from here; `port` None stands for the one chosen at the start."""
-    commands, master = [], master_address(job)
+    addresses = meeting(job.hosts)
+    commands = []
     for index, host in enumerate(job.hosts):
-        argv = node_command(plan, job, index, master, port)
-        if not host.local:
-            forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-            argv = remote_command(host, argv, forwarded | variables(plan, job, host), os.getcwd())
-        commands.append(argv)
+        command = node_command(plan, job, index, addresses[0], port)
+        argv = agent_command(host, peer(addresses, index), command)
+        commands.append(reach(plan.cluster, host, argv, variables(plan, job, host)))
     return commands
 
 
-def master_address(job: JobPlan) -> str:
-    """Where the ranks meet: on the job's first host."""
-    first = job.hosts[0]
-    if len(job.hosts) == 1 and first.local:
-        return "127.0.0.1"
-    return socket.getfqdn() if first.local else first.name
+def peer(addresses: list[str], index: int) -> str | None:
+    """The host to which a host finds its network: the first; of the first, the second; none if it is alone."""
+    return None if len(addresses) == 1 else addresses[0 if index else 1]
+
+
+def meeting(hosts: tuple[Host, ...]) -> list[str]:
+    """What the ranks call each host: as the hostfile does. Only this one has a name that others know it by, if that
+    is localhost there: its address on the way to one of them."""
+    if len(hosts) == 1:
+        return ["127.0.0.1"]
+    other = next(host.name for host in hosts if not host.local)
+    return [agent.own_address(other) or socket.getfqdn() if host.name in hostfile.LOOPBACK else host.name
+            for host in hosts]
 
 
 def free_port(plan: Plan, job: JobPlan) -> int:
@@ -108,79 +144,99 @@ def free_port(plan: Plan, job: JobPlan) -> int:
     devices = plan.cluster.devices
     while True:
         port = FIRST_PORT + devices * random.SystemRandom().randrange(max(1, PORTS // devices)) + job.first_rank
-        if not job.hosts[0].local or _nobody_has(port):
+        if not job.hosts[0].local or nobody_has(port):
             return port
 
 
-def _nobody_has(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
 class JobProcesses:
-    """The processes of one running job."""
+    """The processes of one running job: an agent per host."""
 
     def __init__(self, plan: Plan, job: JobPlan, run: RunDirectory) -> None:
         """Start them."""
-        self._nodes: list[subprocess.Popen[bytes]] = []
-        self._most_ranks: dict[int, int] = {}  # by the node's process id: children seen at once
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}  # by host name
+        self._next_beat = time.monotonic() + BEAT_SECONDS
         try:
             for host, argv in zip(job.hosts, host_commands(plan, job, free_port(plan, job)), strict=True):
-                log = run.node_log(host.name, job)
-                environment = os.environ | variables(plan, job, host)
-                self._nodes.append(start(argv, log, environment))
+                with open(os.open(run.node_log(host.name, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log:
+                    self._agents[host.name] = start(argv, log, os.environ | variables(plan, job, host))
         except BaseException:
             self.kill()
             raise
 
+    def codes(self) -> dict[str, int | None]:
+        """What each host's agent, or the ssh to it, has ended with, by host name; None: it lives."""
+        return {name: process.poll() for name, process in self._agents.items()}
+
     def poll(self) -> int | None:
         """None while all is well; the first non-zero code as soon as there is one; 0 when all have ended with 0."""
-        codes = [node.poll() for node in self._nodes]
+        codes = list(self.codes().values())
         failed = [code for code in codes if code]
         if failed:
             return failed[0]
         return 0 if all(code == 0 for code in codes) else None
 
-    def ranks_lost(self) -> bool:
-        """Whether a rank on this host is gone while its node's launcher still waits for the others."""
-        for node in self._nodes:
-            try:
-                alive = len(psutil.Process(node.pid).children())
-            except psutil.NoSuchProcess:
-                continue
-            self._most_ranks[node.pid] = max(alive, self._most_ranks.get(node.pid, 0))
-            if alive < self._most_ranks[node.pid]:
-                return True
-        return False
+    def beat(self) -> None:
+        """Show the agents that the launcher lives, every few seconds. Never waits."""
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+            for process in self._agents.values():
+                tell(process, agent.KEEP)
 
     def end(self) -> None:
-        """SIGTERM, a moment of grace, SIGKILL: to whole process groups. Nothing is left when this returns."""
-        self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline and any(node.poll() is None for node in self._nodes):
-            time.sleep(0.05)
+        """SIGTERM, a moment of grace, SIGKILL: to all processes on all hosts. Nothing is left when this returns."""
+        for process in self._agents.values():
+            tell(process, agent.END)
+        self._wait(END_SECONDS)
         self.kill()
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-        for node in self._nodes:
-            node.wait()
+        """End all at once. Nothing is left when this returns, but on hosts that are out of reach; there, nothing
+        after SILENCE_SECONDS."""
+        for process in self._agents.values():
+            close(process)
+        self._wait(agent.REAP_SECONDS + 1.0)
+        for process in self._agents.values():
+            kill_tree(process)
 
-    def _signal(self, number: int) -> None:
-        for node in self._nodes:
-            try:
-                os.killpg(node.pid, number)  # the group outlives its leader: ranks may be left in it
-            except ProcessLookupError:
-                continue
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while None in self.codes().values() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
-def start(argv: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A child in its own session, so that Ctrl-C reaches the launcher alone; the kernel kills it with the launcher."""
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                env=environment, start_new_session=True,
-                                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+def start(argv: list[str], output: int | IO[Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A child in its own session, so that Ctrl-C reaches the launcher alone; the kernel kills it with the launcher.
+
+    Its stdin is a pipe that is never waited for.
+    """
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment,
+                               start_new_session=True,
+                               preexec_fn=lambda: agent.LIBC.prctl(agent.PR_SET_PDEATHSIG, signal.SIGKILL))
+    assert process.stdin
+    os.set_blocking(process.stdin.fileno(), False)
+    return process
+
+
+def tell(process: subprocess.Popen[bytes], word: bytes) -> None:
+    """Write to a child's stdin, if that can be done at once."""
+    if process.stdin and not process.stdin.closed:
+        with suppress(BrokenPipeError, BlockingIOError):  # it has ended, or the link to it is stuck
+            os.write(process.stdin.fileno(), word)
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe to a child's stdin, which is an agent's sign to kill all it has started."""
+    with suppress(OSError):
+        if process.stdin:
+            process.stdin.close()
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a child that did not end when it should have, and to all below it. Of an ssh the far side ends, too:
+    the agent there loses its stdin."""
+    close(process)
+    with suppress(psutil.NoSuchProcess):
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait()

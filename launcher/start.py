@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-from launcher import directory, hostfile, plan, preflight
+from launcher import allocation, directory, hostfile, hosts, plan, preflight
+from launcher.dashboard.sentences import sentence
 from launcher.directory import Resume
-from mux.recipe import Loaded, Problem, Refusal, load
-from mux.run import Plan, RunDirectory, read_json
+from launcher.regrouping import Replan, TooFewHosts, regroup
+from mux.recipe import Loaded, Problem, Recipe, Refusal, load, secrecy
+from mux.run import Cluster, Plan, RunDirectory, read_json
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Request:
     stages: str | None  # "A,B"
     resume: Resume
     fresh: bool
+    slurm: bool = False  # to be submitted as a job
 
 
 def resume_word(text: str) -> Resume:
@@ -36,11 +41,24 @@ def resume_word(text: str) -> Resume:
 
 def planned(request: Request) -> tuple[Loaded, Plan, RunDirectory]:
     """The recipe, its plan here, and where it would run. Raises Refusal."""
+    typed = (request.recipe, request.hostfile, request.run_dir, request.stages)
+    if secret := secrecy.of_words(str(word) for word in typed if word is not None):
+        raise Refusal(secret)
     loaded = load(request.recipe, request.overrides)
-    cluster = (hostfile.read(request.hostfile) if request.hostfile
-               else hostfile.this_host(loaded.recipe.cluster.processes))
+    cluster = _cluster(request, loaded.recipe)
     run = RunDirectory(request.run_dir or Path("runs") / loaded.recipe.name)
     return loaded, plan.make(loaded, cluster, run.path), run
+
+
+def _cluster(request: Request, recipe: Recipe) -> Cluster:
+    """Where it would run: what SLURM is asked for, the hosts of the hostfile, those of the allocation that we are in,
+    this one."""
+    if request.slurm:
+        return allocation.asked_for(recipe)
+    if request.hostfile:
+        return hostfile.read(request.hostfile)
+    processes = recipe.cluster.processes
+    return allocation.cluster(processes) or hostfile.this_host(processes)
 
 
 def preview(request: Request) -> str:
@@ -78,13 +96,42 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
     made = only(made, run, request.stages)
     try:
         state = directory.state_of(run, made, request.resume, request.fresh)
-        run.path.resolve(strict=run.path.is_symlink())
+        os.path.realpath(run.path, strict=run.path.is_symlink())
     except OSError as error:
         raise Refusal(Problem(f"cannot be used: {error.strerror}", where=str(run.path),
                               hint="choose another place with --run-dir")) from None
-    if state != "finished" and (problems := preflight.check(made, run)):
+    if state == "finished":
+        return loaded, made, run, state
+    problems: list[Problem] = []
+    if not request.slurm and not hostfile.alone(made.cluster):
+        made, problems = _on_hosts_that_answer(made, run, _replan(request, loaded, run))
+    if problems := [*problems, *preflight.check(made, run)]:
         raise Refusal(problems)
     return loaded, made, run, state
+
+
+def _replan(request: Request, loaded: Loaded, run: RunDirectory) -> Replan:
+    """How the plan is made for other hosts."""
+    return lambda cluster: only(plan.make(loaded, cluster, run.path), run, request.stages)
+
+
+def _on_hosts_that_answer(made: Plan, run: RunDirectory, replan: Replan) -> tuple[Plan, list[Problem]]:
+    """Ask the plan's hosts, and show what they say: the plan without those that fail, where the recipe allows that;
+    else what is wrong with them."""
+    inspection = hosts.inspect(made.cluster, run, made.disk_bytes, rendezvous=True, say=partial(print, flush=True))
+    hosts.show(inspection, sys.stdout)
+    if inspection.device != made.cluster.device:
+        print(f"no host has a GPU: {made.cluster.devices} ranks run on their CPUs")
+        made = replan(made.cluster.model_copy(update={"device": inspection.device}))
+    try:
+        regrouped = regroup(run, made, inspection.problems, replan)
+    except TooFewHosts:
+        return made, inspection.refusals()
+    except Refusal as refusal:
+        return made, [*inspection.refusals(), *refusal.problems]
+    for said in map(sentence, regrouped.events):
+        print(said.text if said else "", flush=True)
+    return regrouped.plan, []
 
 
 def launch(request: Request, plain: bool) -> int:
@@ -102,9 +149,12 @@ def launch(request: Request, plain: bool) -> int:
     run.create()
     lock = directory.Lock(run)
     try:
+        if state == "unfinished":
+            print("".join(f"{note}\n" for note in directory.notes(run.read_plan(), made)), end="")
         directory.write_beginning(run, loaded, made, request.overrides)
         display = dashboard.choose(sys.stdout, plain)
-        code = Supervisor(run, made, display, resumed=state == "unfinished").execute()
+        code = Supervisor(run, made, display, resumed=state == "unfinished",
+                          replan=_replan(request, loaded, run)).execute()
     except OSError as error:  # the disk is full or gone: there is nothing to write events to
         print(f"the run ended: {error}; free some room, then the same command goes on", file=sys.stderr)
         return FAILED

@@ -1,155 +1,185 @@
-"""The supervisor: runs a plan's jobs in order, merges what the ranks say, and ends in one honest exit status."""
+"""The supervisor: runs a plan's phases in order, merges what the ranks say, and ends in one honest exit status."""
 
 from __future__ import annotations
 
-import math
-import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
 from itertools import groupby
+from threading import Thread
 from typing import Any
 
-from launcher.attempt import Attempt
+from launcher import hosts
 from launcher.dashboard import Display
+from launcher.failure import Failure
+from launcher.phase import LOOK_SECONDS, Outcome, Phase, Regroup, Restarts
 from launcher.preview import model_name
+from launcher.regrouping import Regrouped, Replan, TooFewHosts, regroup
+from launcher.stopping import Stopping
 from mux.event import (
     Event,
     EventReader,
     EventWriter,
     Notice,
+    Restarting,
     RunFailed,
     RunFinished,
     RunStarted,
     RunStopped,
     StageDone,
-    StopAgreed,
     encode,
 )
+from mux.recipe import Refusal
 from mux.recipe.schema import ModelSection
 from mux.run import JobPlan, Plan, RunDirectory, StagePlan
 
 FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 75, 130
-LOOK_SECONDS = 0.1
 
 
 class Supervisor:
-    def __init__(self, run: RunDirectory, plan: Plan, display: Display, resumed: bool) -> None:
-        self.run, self.plan, self.display, self.resumed = run, plan, display, resumed
+    def __init__(self, run: RunDirectory, plan: Plan, display: Display, resumed: bool, replan: Replan) -> None:
+        """`replan` makes the plan again for other hosts."""
+        self.run, self.plan, self.display, self.resumed, self.replan = run, plan, display, resumed, replan
         self.events = EventWriter(run.events)
-        self.asked: list[str] = []  # names of the signals that asked for a stop
-        self.stopping = False  # a stop was asked for; from then on nothing starts
+        self.stopping = Stopping(run)
+        self.restarts = Restarts(plan.recipe["cluster"]["max_restarts"])
         self.acknowledged = False  # a request to stop, on the dashboard
-        self.attempts: dict[int, int] = {}  # how often each job was started
-        self.max_restarts: int = plan.recipe["cluster"]["max_restarts"]
+        self.unwritable: OSError | None = None  # why the run's own files cannot be written
 
     def execute(self) -> int:
         """Run to the end of the plan, or as far as it goes; the exit status of `mux-launch`."""
         started = time.monotonic()
         self.run.stop_request.unlink(missing_ok=True)
-        with self._listening(), self.display:
+        with self.stopping.listening(), self.display:
             for event in self._unheard():
                 self.say(event)
             self.say(self._run_started())
-            self.run.write_results("running")
-            code = self._jobs(started)
+            self._record("running")
+            code = self._phases(started)
         self.events.close()
-        return code
+        if self.unwritable is None:
+            return code
+        print(f"the run's events and results cannot be written: {self.unwritable}; free some room, then the same "
+              "command goes on", file=sys.stderr)
+        return FAILED
 
-    def _jobs(self, started: float) -> int:
-        for _, jobs in groupby(self.plan.jobs, key=lambda job: job.phase):
-            code = self._phase([job for job in jobs if not self.run.done(job)])
-            if code != FINISHED:
+    def _phases(self, started: float) -> int:
+        """One phase after the other; a plan that was made anew goes on with what it has left to do."""
+        while jobs := self._next():
+            if self.stopping.asked():
+                return self._stopped(Outcome())
+            outcome = Phase(self.run, self.plan, jobs, self.stopping, self.restarts, self._heard, self._tick).execute()
+            if outcome.regroup and outcome.failed is None:
+                self._regroup(outcome, outcome.regroup)
+            if (code := self._verdict(outcome)) is not None:
                 return code
         whole = all(self.run.stage_result(stage.id).exists() for stage in self.plan.stages)
-        self.run.write_results("finished" if whole else "partial")
+        self._record("finished" if whole else "partial")
         self.say(RunFinished(seconds=round(time.monotonic() - started, 2)))
         return FINISHED
 
-    def _phase(self, jobs: list[JobPlan]) -> int:
-        """Run jobs at the same time until all are done. Each starts as often as `cluster.max_restarts` allows without
-        progress; once, if its input is at fault. The first that fails for good stops the others, who save first."""
-        due = {job.id: 0.0 for job in jobs}  # when a job that is not running starts
-        live: list[Attempt] = []
-        failures = dict.fromkeys(due, 0)
-        stopped: list[StopAgreed] = []
-        failed: tuple[int, str] | None = None
-        try:
-            while due or live:
-                ending = self._stop_asked()
-                for job in [job for job in jobs if ending or due.get(job.id, math.inf) <= time.monotonic()]:
-                    due.pop(job.id, None)
-                    if not ending:
-                        live.append(self._start(job))
-                self._look_after(live)
-                for attempt in [attempt for attempt in live if attempt.code is not None]:
-                    live.remove(attempt)
-                    match self._after(attempt, failures):
-                        case float(moment):
-                            due[attempt.job.id] = moment
-                        case StopAgreed() as stop:
-                            stopped.append(stop)
-                        case (int(), str()) as failure:
-                            failed = failed or failure
-                            self._stop("a job has failed")
-                time.sleep(LOOK_SECONDS)
-        finally:
-            for attempt in live:
-                attempt.kill()
-        return self._verdict(jobs, failed, stopped)
+    def _next(self) -> list[JobPlan]:
+        """The jobs to do of the first phase that has any."""
+        phases = groupby(self.plan.jobs, key=lambda job: job.phase)
+        return next((left for _, jobs in phases if (left := [job for job in jobs if not self.run.done(job)])), [])
 
-    def _look_after(self, live: list[Attempt]) -> None:
-        for attempt in live:
-            attempt.look()
-            if self._interrupted_again():
-                attempt.kill()
-            if attempt.stopped is not None and not self._stop_asked():
-                self._stop("a rank was sent a signal")  # ranks of other jobs may not have heard of it
-        if live and self._stop_asked() and not self.acknowledged:
+    def _verdict(self, outcome: Outcome) -> int | None:
+        """What the end of a phase means for the run; None: it goes on."""
+        if self.stopping.interrupted_again:
+            return self._failed(INTERRUPTED, 0, "interrupted twice: ended without saving")
+        asked = self.stopping.asked()
+        unsaved = outcome.unsaved if asked and not outcome.stopped else None
+        if failure := outcome.failed or unsaved:
+            lost = "a stop was asked for, and what was done since the last checkpoint could not be saved: "
+            return self._failed(FAILED, failure.code, f"{lost if asked else ''}{failure.text}")
+        return self._stopped(outcome) if asked and self._next() else None
+
+    # --- other hosts --------------------------------------------------------------------------------
+    def _regroup(self, outcome: Outcome, suspected: Regroup) -> None:
+        """Wait, ask the hosts, and make the plan anew if some have to be left out; what is against it goes into the
+        outcome."""
+        again: Restarting | None = suspected.restarting
+        while again is not None:
+            inspection = self._inspect() if self._wait(again.seconds) else None
+            outcome.failed = None
+            if inspection is None:  # a stop was asked for
+                outcome.unsaved = suspected.unsaved
+                return
+            try:
+                found = regroup(self.run, self.plan, inspection.problems, self.replan)
+            except Refusal as refusal:
+                outcome.failed = Failure("host", "; ".join(problem.message for problem in refusal.problems))
+                again = self.restarts.after(suspected.job) if isinstance(refusal, TooFewHosts) else None
+                if again is not None:
+                    self.say(Notice(level="error", text=outcome.failed.text))
+                    self.say(again)
+            else:
+                self._go_on_with(found)
+                return
+
+    def _go_on_with(self, found: Regrouped) -> None:
+        self.plan = found.plan
+        self.run.write_plan(found.plan)
+        for event in found.events:
+            self.say(event)
+        self.stopping.release()
+
+    def _inspect(self) -> hosts.Inspection | None:
+        """What the hosts say; None if a stop was asked for in the meantime."""
+        answer: Future[hosts.Inspection] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(hosts.inspect(self.plan.cluster, self.run, self.plan.disk_bytes, rendezvous=True))
+            except BaseException as error:  # raised where it is waited for
+                answer.set_exception(error)
+
+        Thread(target=ask, name="inspect", daemon=True).start()
+        while not answer.done():
+            if not self._wait(LOOK_SECONDS):
+                return None
+        return answer.result()
+
+    def _wait(self, seconds: float) -> bool:
+        """False as soon as a stop is asked for."""
+        until = time.monotonic() + seconds
+        while not self.stopping.asked():
+            if time.monotonic() >= until:
+                return True
+            self._tick()
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    # --- what is said -------------------------------------------------------------------------------
+    def _heard(self, event: Event) -> None:
+        self.say(event)
+        if isinstance(event, StageDone):
+            self._record("running")
+
+    def _tick(self) -> None:
+        if self.stopping.asked() and not self.acknowledged:
             self.acknowledged = True
             self.say(Notice(text="stopping: a checkpoint is saved at the next step. Ctrl-C twice ends at once"))
         self.display.tick(time.time())
 
-    def _verdict(self, jobs: list[JobPlan], failed: tuple[int, str] | None, stopped: list[StopAgreed]) -> int:
-        """What the end of a phase's last job means for the run."""
-        if failed is not None:
-            return self._failed(INTERRUPTED if self._interrupted_again() else FAILED, *failed)
-        if all(self.run.done(job) for job in jobs):
-            return FINISHED
-        places = [f"{one.stage}{f' at step {one.step}' if one.step is not None else ''}" for one in stopped]
-        return self._stopped(", ".join(places) or "between jobs")
+    def say(self, event: Event) -> None:
+        """Log and show it. What cannot be logged must not end what is done: the run saves and stops."""
+        try:
+            self.events.write(event)
+        except OSError as error:
+            self._cannot_write(error)
+        self.display.show(event)
 
-    def _start(self, job: JobPlan) -> Attempt:
-        self.attempts[job.id] = self.attempts.get(job.id, 0) + 1
-        return Attempt(self.run, self.plan, job, self.attempts[job.id], self._heard)
+    def _record(self, status: str) -> None:
+        try:
+            self.run.write_results(status)
+        except OSError as error:
+            self._cannot_write(error)
 
-    def _heard(self, event: Event) -> None:
-        self.say(event)
-        if isinstance(event, StageDone):
-            self.run.write_results("running")
-
-    def _after(self, attempt: Attempt, failures: dict[int, int]) -> float | StopAgreed | tuple[int, str] | None:
-        """What follows from a job's end: nothing (it is done), when it starts again, that it stopped as it was asked
-        to, or that the run fails with (code, reason)."""
-        job, code = attempt.job, attempt.code or 0
-        if self._interrupted_again():
-            return code, "interrupted twice: ended without saving"
-        if attempt.stopped is not None:
-            return attempt.stopped
-        if self.run.done(job):
-            return None
-        failures[job.id] = 1 if attempt.progressed else failures[job.id] + 1
-        if failures[job.id] > self.max_restarts or attempt.input_at_fault:
-            return code, attempt.reason()
-        if self._stop_asked():
-            self.say(Notice(level="error", text=f"not started again, since the run stops: {attempt.reason()}"))
-            return None
-        # Ranks that were sent SIGTERM because another one failed have asked for a stop that nobody wanted.
-        self.run.stop_request.unlink(missing_ok=True)
-        pause = min(60.0, 2.0 ** failures[job.id])
-        self.say(Notice(level="error", text=f"starting again in {pause:.0f} s ({failures[job.id]} of "
-                                            f"{self.max_restarts} without progress), since {attempt.reason()}"))
-        return time.monotonic() + pause
+    def _cannot_write(self, error: OSError) -> None:
+        if self.unwritable is None:
+            self.unwritable = error
+            self.stopping.ask(f"the run's files cannot be written: {error}")
 
     def _unheard(self) -> list[Event]:
         """What ranks of an earlier start said after its launcher was killed, in the order of their clocks."""
@@ -161,14 +191,16 @@ class Supervisor:
             unheard += said[merged[-1] + 1 :] if merged else said
         return sorted(unheard, key=lambda event: event.time)
 
-    def _stopped(self, where: str) -> int:
-        self.run.write_results("stopped")
-        asked = f" ({self.asked[0]})" if self.asked else ""
-        self.say(RunStopped(reason=f"stopped on request{asked}: {where}; the same command goes on from there"))
+    def _stopped(self, outcome: Outcome) -> int:
+        self._record("stopped")
+        places = dict.fromkeys(f"{one.stage}{f' at step {one.step}' if one.step is not None else ''}"
+                               for one in outcome.stopped)
+        self.say(RunStopped(reason=f"stopped on request ({self.stopping.asked()}): "
+                                   f"{', '.join(places) or 'between jobs'}; the same command goes on from there"))
         return STOPPED
 
     def _failed(self, status: int, code: int, reason: str) -> int:
-        self.run.write_results("failed")
+        self._record("failed")
         self.say(RunFailed(code=code, reason=reason))
         return status
 
@@ -189,36 +221,3 @@ class Supervisor:
              "done": self.run.training_result(stage.id, training.name).exists()}
             for training in stage.trainings]
         return entry | ({"trainings": trainings} if trainings else {})
-
-    def say(self, event: Event) -> None:
-        self.events.write(event)
-        self.display.show(event)
-
-    def _stop_asked(self) -> bool:
-        """Whether anyone but a rank has ever asked: a rank's own request may take the place of another in the file."""
-        self.stopping = self.stopping or self.run.stop_asked()
-        return self.stopping
-
-    def _stop(self, why: str) -> None:
-        """Ask all ranks of the phase to save and end."""
-        self.stopping = True
-        self.run.ask_to_stop(f"launcher: {why}")
-
-    def _interrupted_again(self) -> bool:
-        """Ctrl-C after a stop was asked for already: end at once."""
-        return "SIGINT" in self.asked[1:]
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Turn signals into a stop request; a second Ctrl-C ends the run at once."""
-        names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-        before = {name: signal.signal(name, self._on_signal) for name in names}
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        self.asked.append(signal.Signals(number).name)
-        self._stop(self.asked[-1])

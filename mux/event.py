@@ -7,6 +7,7 @@ keys it does not know and passes over events it does not know, so that old reade
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
+
+from mux.secrets import redacted
 
 VERSION = 1
 
@@ -134,6 +137,14 @@ class RankStarted(Event):
 class RankFailed(Event):
     error: str  # one line; the traceback is in the rank's log
     input_at_fault: bool = False  # another start would fail in the same way
+    kind: str = "error"  # input: what it was given is at fault; loss: so mux.train.health judges it; error: any other
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSignalled(Event):
+    """This rank was sent a signal that asks for a stop; the launcher passes the request on to all others."""
+
+    signal: str  # "SIGTERM"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,8 +297,8 @@ class Notice(Event):
 
 # --- reading and writing ---------------------------------------------------------------------------------------
 def encode(event: Event) -> str:
-    """One line of JSON without its newline. NaN and infinity become null: JSON has no word for them."""
-    values = {key: _finite(value) for key, value in asdict(event).items()}
+    """One line of JSON without its newline, and without secrets. NaN and infinity become null: JSON lacks them."""
+    values = {key: _sayable(value) for key, value in asdict(event).items()}
     head = {"v": VERSION, "time": round(values.pop("time"), 3), "event": type(event).__name__}
     return json.dumps(head | values, ensure_ascii=False, allow_nan=False)
 
@@ -305,13 +316,15 @@ def decode(line: str) -> Event | None:
         return None
 
 
-def _finite(value: Any) -> Any:
+def _sayable(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0.0 else None
+    if isinstance(value, str):
+        return redacted(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _sayable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_sayable(item) for item in value]
     return value
 
 
@@ -322,14 +335,19 @@ class EventWriter:
         self.host, self.rank = host, rank
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a killed writer's last line stays a line of its own
-            os.write(self._file, b"\n")
+        # The last line of a killed writer, or of a full disk, stays a line of its own.
+        self._torn = bool(size) and os.pread(self._file, 1, size - 1) != b"\n"
 
     def write(self, event: Event) -> None:
+        """Raises OSError if the event is not in the file as a whole."""
         if event.host is None and self.host is not None:
             object.__setattr__(event, "host", self.host)
             object.__setattr__(event, "rank", self.rank)
-        os.write(self._file, (encode(event) + "\n").encode())
+        line = ("\n" * self._torn + encode(event) + "\n").encode()
+        written = os.write(self._file, line)
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         os.close(self._file)

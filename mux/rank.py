@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +17,12 @@ from pathlib import Path
 import psutil
 
 from mux.event import Event, EventWriter, Heartbeat, Progress, StageStarted
-from mux.run import FROM_A_RANK, write_text
+from mux.secrets import redact_output
 
 PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+PROJECT = f"{Path(__file__).parent}{os.sep}"
+UNSAID = 100  # events that are kept while they cannot be written
 HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.5  # at most one Progress event in so many seconds
 
@@ -31,36 +36,54 @@ def die_with_parent() -> None:
 
 
 def write_output_to(log: Path) -> None:
-    """Send everything this process prints, C++ included, to its own log file."""
+    """Send everything this process prints, C++ included, to its own log file; what Python prints without secrets."""
     sys.stdout.flush()
     sys.stderr.flush()
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    redact_output("stdout", "stderr")
 
 
 class StopFlag:
-    """True once a stop was asked for: by the stop file in the run directory, which a signal to any rank makes too."""
+    """True once a stop was asked for: by the stop file in the run directory, or by a signal to this rank."""
 
     def __init__(self, request: Path) -> None:
         self._request = request
         self._asked, self._next_look = False, 0.0
+        self._numbers, self._wakeup = socket.socketpair()
 
-    def listen(self) -> None:
-        for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
-            signal.signal(name, self._on_signal)
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Signals count from now on, also while the main thread waits in a collective; `heard` is told their names."""
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._hear, args=(heard,), name="signals", daemon=True).start()
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        self._asked = True
-        # So that the other ranks learn of it wherever they are; the launcher wants to know that it came from a rank.
-        write_text(self._request, f"{FROM_A_RANK}: {signal.Signals(number).name}\n")
+    def _hear(self, heard: Callable[[str], None]) -> None:
+        while True:
+            for number in self._numbers.recv(16):
+                # When one of its ranks is gone, DeepSpeed's launcher sends SIGTERM to the others: no request to stop.
+                if number in STOP_SIGNALS and neighbours_live():
+                    self._asked = True
+                    heard(signal.Signals(number).name)
 
     def __call__(self) -> bool:
         if not self._asked and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + 0.5  # a shared disk need not be asked at every step
             self._asked = self._request.exists()
         return self._asked
+
+
+def neighbours_live() -> bool:
+    """Whether all ranks that were started beside this one still live."""
+    try:
+        ranks = [child.status() for child in psutil.Process(os.getppid()).children()]
+    except psutil.NoSuchProcess:
+        return False
+    return len(ranks) - ranks.count(psutil.STATUS_ZOMBIE) >= int(os.environ["LOCAL_SIZE"])
 
 
 class Voice:
@@ -74,10 +97,17 @@ class Voice:
         self.step = 0  # where the main thread is, for the heartbeat
         self._next_progress = 0.0
         self._quiet = threading.Event()
+        self._speaking = threading.Lock()  # the main thread and that of the signals
+        self._unsaid: deque[Event] = deque(maxlen=UNSAID)
 
     def __call__(self, event: Event) -> None:
+        """Log an event. On a full disk it waits for the next one: what cannot be told must not end what is done."""
         self.follow(event)
-        self._writer.write(event)
+        with self._speaking, suppress(OSError):
+            self._unsaid.append(event)
+            while self._unsaid:
+                self._writer.write(self._unsaid[0])
+                self._unsaid.popleft()
 
     def follow(self, event: Event) -> None:
         """Note which stage this rank is in, without a word of its own."""
@@ -101,7 +131,15 @@ class Voice:
             with suppress(OSError, RuntimeError):  # a full disk or a driver's hiccup must not silence a living rank
                 memory, use = self.gpu()
                 self._writer.write(Heartbeat(stage=self.stage, step=self.step, gpu_memory_bytes=memory, gpu_use=use,
-                                             memory_bytes=self._process.memory_info().rss))
+                                             memory_bytes=self._process.memory_info().rss, where=main_thread()))
 
     def quiet(self) -> None:
         self._quiet.set()
+
+
+def main_thread() -> str | None:
+    """The line of the project that the main thread is at, or has called from: "loop.py:131 agree"."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and not frame.f_code.co_filename.startswith(PROJECT):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}" if frame else None

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA = 1
-FROM_A_RANK = "rank"  # how the text of a stop request begins if a rank was sent a signal
+FROM_LAUNCHER = "launcher"  # how the text of a stop request begins that the run's launcher made itself
 
 
 class Part(BaseModel):
@@ -192,6 +192,12 @@ class RunDirectory:
     def checkpoints(self, stage_id: str) -> Path:
         return self.stage(stage_id) / "checkpoints"
 
+    def checkpoint_folders(self, plan: Plan) -> dict[str, Path]:
+        """Where each stage, and each training of a fine-tuning stage, keeps its checkpoints, if it has any."""
+        folders = {stage.id: self.checkpoints(stage.id) for stage in plan.stages if not stage.trainings}
+        return folders | {f"{stage.id}/{training.name}": self.training(stage.id, training.name) / "checkpoints"
+                          for stage in plan.stages for training in stage.trainings}
+
     def model(self, stage_id: str, task: str | None = None) -> Path:
         return self.stage(stage_id) / task / "model" if task else self.stage(stage_id) / "model"
 
@@ -209,9 +215,9 @@ class RunDirectory:
         write_text(self.stop_request, f"{who}\n")
 
     def stop_asked(self) -> bool:
-        """Whether anyone but a rank has asked for a stop."""
+        """Whether anyone but the launcher has asked for a stop."""
         try:
-            return not self.stop_request.read_text().startswith(FROM_A_RANK)
+            return not self.stop_request.read_text().startswith(FROM_LAUNCHER)
         except FileNotFoundError:
             return False
 

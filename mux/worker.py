@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mux import rank as process
-from mux.event import RankFailed, RankStarted, StopAgreed
+from mux.event import RankFailed, RankSignalled, RankStarted, StopAgreed
 from mux.recipe import Recipe, Refusal
 from mux.run import JobPlan, Plan, RunDirectory
 
@@ -27,9 +27,9 @@ def main() -> None:
     rank = job.first_rank + int(os.environ["RANK"])
     host = host_of(job, rank)
     process.write_output_to(run.rank_log(host, rank))
-    stop = process.StopFlag(run.stop_request)
-    stop.listen()
     voice = process.Voice(run.rank_events(host, rank), host, rank)
+    stop = process.StopFlag(run.stop_request)
+    stop.listen(lambda name: voice(RankSignalled(signal=name)))
     voice.beat()  # before the slow imports: the launcher sees the rank at once
     sys.exit(work(run, plan, job, voice, stop))
 
@@ -62,14 +62,23 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         return 0
     except Exception as error:  # the last stop of every error: told to the launcher, kept in the log
         traceback.print_exc()
-        bad_input = isinstance(error, ValueError | Refusal)
+        kind = kind_of(error)
         message = str(error).strip() or "no message"
         with suppress(OSError):  # a full disk may be what failed
-            voice(RankFailed(error=message if bad_input else f"{type(error).__name__}: {message}",
-                             input_at_fault=bad_input))
+            voice(RankFailed(error=f"{type(error).__name__}: {message}" if kind == "error" else message,
+                             input_at_fault=kind == "input", kind=kind))
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(1)  # without waiting for peers that are inside a collective
+
+
+def kind_of(error: Exception) -> str:
+    """As RankFailed has it. Imported here, because imports may be what failed."""
+    if isinstance(error, ValueError | Refusal):
+        return "input"
+    from mux.train.health import LossError
+
+    return "loss" if isinstance(error, LossError) else "error"
 
 
 def host_of(job: JobPlan, rank: int) -> str:

@@ -18,6 +18,20 @@ ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "mux-launch")]
 TINY = "tests/recipes/tiny.toml"
 
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run the tests with the mark `thorough`, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longer half of the fault suite is for `make faults`; pytest counts what is left out as deselected."""
+    if not config.getoption("--thorough"):
+        longer = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=longer)
+        items[:] = [item for item in items if item not in longer]
+
+
 # Of this process: tiny models are far slower where threads wait for each other on busy cores. Ranks have their own.
 torch.set_num_threads(1)
 
@@ -63,6 +77,13 @@ class Run:
             time.sleep(0.02)
         raise AssertionError(f"not seen in {seconds} s:\n{self.output()}")
 
+    def wait_for_events(self, kind: str, process: subprocess.Popen, more_than: int = 0, seconds: float = 120) -> None:
+        """Wait until there are more events of a kind than so many."""
+        until = time.monotonic() + seconds
+        while len(self.events(kind)) <= more_than:
+            assert process.poll() is None and time.monotonic() < until, f"{kind}: {len(self.events(kind))} seen"
+            time.sleep(0.02)
+
     def losses(self, stage: str) -> dict[int, tuple]:
         """step -> (loss, grad norm), the last time the step was done."""
         return {event["step"]: (event["loss"], event["grad_norm"]) for event in self.events("StepDone")
@@ -80,6 +101,16 @@ class Run:
         for process in psutil.process_iter(["cmdline", "status"]):
             if str(self.path) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
                 found.append(process)
+        return found
+
+    def parts(self) -> dict[str, list[psutil.Process]]:
+        """The living processes of the run, by what they are: launcher, agent, node (DeepSpeed's launcher), rank."""
+        modules = {"launcher.agent": "agent", "deepspeed.launcher.launch": "node", "mux.worker": "rank"}
+        found: dict[str, list[psutil.Process]] = {}
+        for process in self.processes():
+            words = process.info["cmdline"]
+            module = words[words.index("-m") + 1] if "-m" in words[:4] else ""
+            found.setdefault(modules.get(module, "launcher"), []).append(process)
         return found
 
     def ranks(self) -> list[psutil.Process]:

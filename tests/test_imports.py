@@ -7,27 +7,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy"}
-LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size", "mux.trace")  # what the launcher may import
+LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size", "mux.trace", "mux.manifest",
+         "mux.secrets", "mux.handshake", "mux.resizing")  # what the launcher may import
 
 # layer -> what it may import of the project
 ALLOWED = {
-    "mux.recipe": ("mux.recipe", "mux.size"),
-    "mux.event": (),
+    "mux.recipe": ("mux.recipe", "mux.size", "mux.secrets"),
+    "mux.event": ("mux.secrets",),
+    "mux.secrets": (),
+    "mux.handshake": (),
     "mux.run": (),
     "mux.size": (),
     "mux.trace": (),
-    "mux.rank": ("mux.event", "mux.run"),
+    "mux.manifest": ("mux.run",),
+    "mux.resizing": ("mux.manifest",),
+    "mux.rank": ("mux.event", "mux.run", "mux.secrets"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
-    "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model", "mux.trace"),
+    "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model", "mux.trace", "mux.manifest",
+                  "mux.resizing"),
     "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
     "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),
     "mux.report": ("mux.report", "mux.run", "mux.recipe", "mux.event"),
     "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
-                   "mux.rank", "mux.size"),
+                   "mux.rank", "mux.size", "mux.manifest", "mux.resizing"),
     "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.run", "mux.rank"),
     # Its heavy imports are inside the functions, as a test below sees.
-    "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict"),
+    "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict", "mux.stages"),
     "launcher.report_commands": ("launcher", *LIGHT, "mux.report"),
     "launcher.choices": ("launcher", *LIGHT, "mux.report"),
     "launcher": ("launcher", *LIGHT),

@@ -9,6 +9,8 @@ import re
 import time
 import unicodedata
 
+from mux.secrets import redacted
+
 DASH = "–"
 LONGEST = 400  # characters of one text; an error message can be a whole page
 
@@ -21,11 +23,11 @@ _ESCAPES = re.compile(
 
 
 def clean(text: object) -> str:
-    """One line of printable characters: no terminal escapes, controls, direction marks or lone surrogates."""
+    """One line of printable characters: no terminal escapes, controls, direction marks, lone surrogates or secrets."""
     line = _ESCAPES.sub("", str(text)[: 4 * LONGEST])
     if not (line.isascii() and line.isprintable()):
         line = "".join(_printable(character) for character in line)
-    line = " ".join(line.split())
+    line = redacted(" ".join(line.split()))
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 

@@ -35,9 +35,10 @@ def fold(state: State, event: events.Event, seen: float | None = None) -> State:
     state = replace(state, time=max(state.time, seen))
     if event.host is not None and event.rank is not None:
         state = _with_rank(state, event.host, event.rank, seen=seen)
+    again = repeated(state, event)
     if (rule := RULES.get(type(event))) is not None:
         state = rule(state, event)
-    if (told := sentence(event)) is not None and not isinstance(event, UNTOLD):
+    if (told := sentence(event)) is not None and not isinstance(event, UNTOLD) and not again:
         text = told.text.replace(f"{clean(state.directory)}/", "") if state.directory else told.text
         latest = Latest(event.time, text, told.level)
         state = replace(state, latest=(*state.latest[-(LATEST - 1):], latest))
@@ -46,6 +47,18 @@ def fold(state: State, event: events.Event, seen: float | None = None) -> State:
 
 # What the panels above the last events show already.
 UNTOLD = (events.RunStarted, events.RunFinished, events.StageDone, events.TrainingStarted)
+
+
+def repeated(state: State, event: events.Event) -> bool:
+    """Whether `event` says nothing new: the end of a job whose failure was told, or one more start of a stage, which
+    each job with some of its trainings announces for itself."""
+    match event:
+        case events.JobEnded():
+            return event.job in state.failed
+        case events.StageStarted():
+            stage = state.stages.get(event.stage)
+            return stage is not None and stage.several and stage.status == "running"
+    return False
 
 
 def _with_rank(state: State, host: str, number: int, **changes: Any) -> State:
@@ -80,7 +93,7 @@ def _run_started(state: State, event: events.RunStarted) -> State:
     idle: dict[str, dict[int, Rank]] = {str(row.get("name")): {} for row in event.hosts}
     return replace(before, name=event.name, directory=event.directory, model=event.model, N=event.N,
                    status="running", reason="", started=event.time, stages=stages, current=None, hosts=idle,
-                   jobs={}, work=None)
+                   dropped=frozenset(), jobs={}, failed=frozenset(), work=None)
 
 
 def _announced(row: dict[str, Any], stage: Stage) -> Training:
@@ -97,7 +110,7 @@ def _job_started(state: State, event: events.JobStarted) -> State:
     placed = _placed(event.hosts, state.time)
     taken = frozenset((host, number) for host, ranks in placed.items() for number in ranks)
     others = {job: ranks for job, ranks in state.jobs.items() if job != event.job}
-    state = replace(state, jobs={**others, event.job: taken})
+    state = replace(state, jobs={**others, event.job: taken}, failed=state.failed - {event.job})
     if others:
         beside = {host: {**state.hosts.get(host, {}), **ranks} for host, ranks in placed.items()}
         return replace(state, hosts=state.hosts | beside)
@@ -114,6 +127,28 @@ def _job_ended(state: State, event: events.JobEnded) -> State:
              for name, ranks in state.hosts.items()}
     state = _interrupted(state, "waiting" if event.code == 0 else "failed", staying)
     return replace(state, hosts=hosts, jobs=jobs, work=None)
+
+
+def _job_failed(state: State, event: events.JobFailed) -> State:
+    """The rank at fault stays in sight."""
+    state = replace(state, failed=state.failed | {event.job})
+    if event.on is None or event.by is None:
+        return state
+    fault = event.kind if event.kind in ("silent", "stalled", "killed") else "failed"
+    return _with_rank(state, event.on, event.by, error=event.text, fault=fault)
+
+
+def _host_dropped(state: State, event: events.HostDropped) -> State:
+    return replace(state, hosts={**state.hosts, event.name: {}}, dropped=state.dropped | {event.name})
+
+
+def _rolled_back(state: State, event: events.RolledBack) -> State:
+    stage = state.stages.get(event.stage) or Stage(event.stage)
+    if event.training is None:
+        stage = replace(stage, step=event.to_step, pace=Pace())
+    elif event.training in stage.trainings:
+        stage = stage.with_training(event.training, "", step=event.to_step)
+    return _put(state, stage)
 
 
 def _interrupted(state: State, status: TrainingStatus, staying: Container[tuple[str | None, int | None]]) -> State:
@@ -139,13 +174,13 @@ def _ended(status: RunStatus, interrupted: StageStatus) -> Callable[[State, Any]
 def _rank_started(state: State, event: events.RankStarted) -> State:
     if event.host is None or event.rank is None:
         return state
-    return _with_rank(state, event.host, event.rank, device=event.device, error="")
+    return _with_rank(state, event.host, event.rank, device=event.device, error="", fault="")
 
 
 def _rank_failed(state: State, event: events.RankFailed) -> State:
     if event.host is None or event.rank is None:
         return state
-    return _with_rank(state, event.host, event.rank, error=event.error)
+    return _with_rank(state, event.host, event.rank, error=event.error, fault="failed")
 
 
 def _heartbeat(state: State, event: events.Heartbeat) -> State:
@@ -219,6 +254,9 @@ RULES: dict[type[events.Event], Callable[[State, Any], State]] = {
     events.RunStarted: _run_started,
     events.JobStarted: _job_started,
     events.JobEnded: _job_ended,
+    events.JobFailed: _job_failed,
+    events.HostDropped: _host_dropped,
+    events.RolledBack: _rolled_back,
     events.RunFinished: _ended("finished", "done"),
     events.RunStopped: _ended("stopped", "stopped"),
     events.RunFailed: _ended("failed", "failed"),

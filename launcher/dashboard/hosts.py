@@ -20,12 +20,12 @@ Ranks = dict[int, Rank]
 def hosts_panel(state: State, now: float, width: int, limit: int) -> Block:
     hosts = list(state.hosts.items())
     if len(hosts) > limit:  # those first that deserve a look
-        hosts.sort(key=lambda host: (not _failed(host[1]), -_silence(host[1], now)))
+        hosts.sort(key=lambda host: (not _faults(host[1]), host[0] not in state.dropped, -_silence(host[1], now)))
     shown, hidden = hosts[:limit], hosts[limit:]
     running = not state.ended
     columns = [
         Column("host", [Text(clean(name)) for name, _ in shown], worth=9),
-        Column("ranks", [Text(numbers(list(ranks)) if ranks else "idle") for _, ranks in shown], worth=8),
+        Column("ranks", [_ranks(state, name, ranks) for name, ranks in shown], worth=8),
         Column("device", [Text(_devices(ranks.values())) for _, ranks in shown], worth=2),
         Column("step", [Text(_steps(ranks.values())) for _, ranks in shown], right=True, worth=1),
         Column("heartbeat", [_heartbeat(ranks, now, running) for _, ranks in shown], right=True, worth=7),
@@ -47,14 +47,25 @@ def _silence(ranks: Ranks, now: float) -> float:
     return max((max(now - rank.seen, 0.0) for rank in ranks.values()), default=0.0)
 
 
-def _failed(ranks: Ranks) -> list[int]:
-    return [number for number, rank in ranks.items() if rank.error]
+def _ranks(state: State, name: str, ranks: Ranks) -> Text:
+    if ranks:
+        return Text(numbers(list(ranks)))
+    return Text("dropped", BAD) if name in state.dropped else Text("idle")
+
+
+def _faults(ranks: Ranks) -> dict[str, list[int]]:
+    """What is wrong with ranks, and with which."""
+    found: dict[str, list[int]] = {}
+    for number, rank in ranks.items():
+        if rank.fault:
+            found.setdefault(rank.fault, []).append(number)
+    return found
 
 
 def _heartbeat(ranks: Ranks, now: float, running: bool) -> Text:
     """How long the most silent rank of a host has been silent."""
-    if failed := _failed(ranks):
-        return Text(f"rank {numbers(failed)} failed", BAD)
+    if faults := _faults(ranks):
+        return Text(", ".join(f"rank {numbers(at)} {fault}" for fault, at in faults.items()), BAD)
     if not ranks or not running:
         return Text(DASH, DIM)
     if all(not rank.device and rank.step is None for rank in ranks.values()):

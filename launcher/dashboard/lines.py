@@ -5,7 +5,7 @@ from __future__ import annotations
 import time as clocks
 
 from launcher.dashboard.figures import clean, clock, count, duration
-from launcher.dashboard.folding import fold
+from launcher.dashboard.folding import fold, repeated
 from launcher.dashboard.sentences import evaluated, sentence, step_done
 from launcher.dashboard.state import State
 from mux import event as events
@@ -67,9 +67,10 @@ class PlainLines:
 
     def lines(self, event: events.Event) -> list[str]:
         """What to print for an event: none, one, or two lines."""
+        again = repeated(self.state, event)
         self.state = fold(self.state, event)
         line = plain(self.state, event)
-        if line is None:
+        if line is None or again:
             return []
         if isinstance(event, events.StepDone):
             if not (event.step >= event.steps or self._due(self._step_time, event.time)):

@@ -54,6 +54,25 @@ def _job_ended(event: events.JobEnded) -> Sentence | None:
     return Sentence(f"job {event.job} {how}", "error")
 
 
+def _job_failed(event: events.JobFailed) -> Sentence:
+    return Sentence(f"job {event.job} failed: {clean(event.text)}", "error")
+
+
+def _restarting(event: events.Restarting) -> Sentence:
+    return Sentence(f"job {event.job} is starting again in {event.seconds or 0:.0f} s "
+                    f"({event.failures} of {event.most} without progress)", "warning")
+
+
+def _host_dropped(event: events.HostDropped) -> Sentence:
+    return Sentence(f"the run goes on without host {clean(event.name)}: {clean(event.reason)}", "error")
+
+
+def _resized(event: events.Resized) -> Sentence:
+    text = f"the run goes on with {event.devices} of {event.before} devices, on {clean(', '.join(event.hosts))}"
+    idle = f"; idle, since the batch cannot be divided over them, too: {', '.join(event.idle)}" if event.idle else ""
+    return Sentence(text + clean(idle), "warning")
+
+
 def _run_finished(event: events.RunFinished) -> Sentence:
     return Sentence(f"run finished in {duration(event.seconds)}", "good")
 
@@ -68,6 +87,10 @@ def _run_failed(event: events.RunFailed) -> Sentence:
 
 def _rank_failed(event: events.RankFailed) -> Sentence:
     return Sentence(f"rank {event.rank} on {clean(event.host)} failed: {clean(event.error)}", "error")
+
+
+def _rank_signalled(event: events.RankSignalled) -> Sentence:
+    return Sentence(f"rank {event.rank} on {clean(event.host)} was sent {clean(event.signal)}", "warning")
 
 
 def _stage_started(event: events.StageStarted) -> Sentence:
@@ -94,8 +117,16 @@ def _training_done(event: events.TrainingDone) -> Sentence:
 
 
 def _checkpoint_saved(event: events.CheckpointSaved) -> Sentence:
+    stood = f", training stood still for {interval(event.stalled)}" if event.stalled else ""
     return Sentence(f"{clean(event.stage)} checkpoint at step {count(event.step)}"
-                    f" ({size(event.bytes)} in {interval(event.seconds)})")
+                    f" ({size(event.bytes)} in {interval(event.seconds)}{stood})")
+
+
+def _rolled_back(event: events.RolledBack) -> Sentence:
+    training = f" {clean(event.training)}" if event.training else ""
+    return Sentence(f"{clean(event.stage)}{training} rolled back from step {count(event.step)} to "
+                    f"{count(event.to_step)}, past the batches in between (number {event.rollbacks}): "
+                    f"{clean(event.reason)}", "warning")
 
 
 def _model_saved(event: events.ModelSaved) -> Sentence:
@@ -120,15 +151,21 @@ SENTENCES: dict[type[events.Event], Callable[[Any], Sentence | None]] = {
     events.RunStarted: _run_started,
     events.JobStarted: _job_started,
     events.JobEnded: _job_ended,
+    events.JobFailed: _job_failed,
+    events.Restarting: _restarting,
+    events.HostDropped: _host_dropped,
+    events.Resized: _resized,
     events.RunFinished: _run_finished,
     events.RunStopped: _run_stopped,
     events.RunFailed: _run_failed,
     events.RankFailed: _rank_failed,
+    events.RankSignalled: _rank_signalled,
     events.StageStarted: _stage_started,
     events.StageDone: _stage_done,
     events.TrainingStarted: _training_started,
     events.TrainingDone: _training_done,
     events.CheckpointSaved: _checkpoint_saved,
+    events.RolledBack: _rolled_back,
     events.ModelSaved: _model_saved,
     events.StopAgreed: _stop_agreed,
     events.Notice: _notice,

@@ -92,6 +92,7 @@ class Rank:
     gpu_memory: int | None = None
     gpu_use: float | None = None
     error: str = ""
+    fault: str = ""  # what is wrong with it, in a word: "failed", "silent"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ class State:
     stages: dict[str, Stage] = field(default_factory=dict)  # in the order of the recipe
     current: str | None = None
     hosts: dict[str, dict[int, Rank]] = field(default_factory=dict)  # no ranks: idle
+    dropped: frozenset[str] = frozenset()  # hosts that the run goes on without
     jobs: dict[int, frozenset[tuple[str, int]]] = field(default_factory=dict)  # that run now: their hosts and ranks
+    failed: frozenset[int] = frozenset()  # jobs whose failure was told
     work: Work | None = None
     evaluations: dict[tuple[str, str, str, int, str], events.Evaluated] = field(default_factory=dict)
     latest: tuple[Latest, ...] = ()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 VERSION = 1  # of the rules in this file; another number is another token store
-TOKENS, MANIFEST = "tokens.bin", "manifest.json"
+TOKENS, MANIFEST, SEAL = "tokens.bin", "manifest.json", "manifest_sha256"
 
 # Held out is every 10th document until that is about 64 rows, and every 100th throughout.
 HELD_OUT_EVERY, HELD_OUT_ROWS, HELD_OUT_EVERY_AFTER = 10, 64, 100
@@ -97,7 +97,8 @@ def _open(folder: Path, name: str, pad_id: int, N: int) -> Corpus:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         rows, length, dtype = manifest["rows"], manifest["sequence_length"], np.dtype(manifest["dtype"])
         train_rows = manifest["train_rows"]
-        if manifest["hash"] != name or not 0 < train_rows <= rows:
+        sealed = manifest.get(SEAL, seal := _seal(manifest)) == seal
+        if manifest["hash"] != name or not 0 < train_rows <= rows or not sealed:
             raise ValueError("a manifest of something else")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / MANIFEST, "it is missing or cannot be read") from error
@@ -122,6 +123,12 @@ def _check_content(folder: Path, manifest: dict[str, Any], progress: Progressing
             progress("checking the token store", file.tell(), total, "bytes")
     if content.hexdigest() != manifest.get("sha256"):
         raise _damaged(path, "its content is not what was written (sha256 differs)")
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """sha256 of what else the manifest says; stores of long ago have none."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
@@ -211,7 +218,7 @@ class _Builder:
                     "sequence_length": self.length, "dtype": self.dtype.str, "sha256": content,
                     "sources": list(names), "documents": self.documents, "tokens": tokens,
                     "padding": round(padding / (rows * self.length), 6)}
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(manifest | {SEAL: _seal(manifest)}, indent=1, ensure_ascii=False) + "\n"
         (self.folder / MANIFEST).write_text(text, encoding="utf-8")
 
 

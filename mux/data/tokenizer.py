@@ -27,7 +27,8 @@ from mux.recipe.wording import reason
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 .. 4 of a trained vocabulary
 ROLES = ("pad", "unk", "cls", "sep", "mask")
-VERSION = 1  # of the training below; another number is another folder in the cache
+VERSION = 2  # of the training below and of what is kept of it; another number is another folder in the cache
+FINGERPRINT = "fingerprint.txt"
 
 # What a vocabulary is trained on, at most: the first documents of the corpus. More changes few of its pieces.
 SAMPLE_DOCUMENTS = 200_000
@@ -112,13 +113,21 @@ def _trained(vocabulary: int, corpus_sources: Sequence[str], cache: Path, build:
         tokenizer = train(sources.documents(corpus), vocabulary,
                           check=lambda: progress("training the vocabulary", 0, None, ""))
         tokenizer.save_pretrained(folder)
+        (folder / FINGERPRINT).write_text(fingerprint(_kept(folder)) + "\n")
 
     folder = built_once(cache / "tokenizers" / name, make, build, progress, "the vocabulary")
     try:
-        return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer = _kept(folder)
+        if fingerprint(tokenizer) != (folder / FINGERPRINT).read_text().strip():
+            raise ValueError("it is not the tokenizer that was kept here")
     except Exception as error:  # a damaged file shows in many ways; tokenizers raises bare Exception
         raise ValueError(f"{folder}: the tokenizer kept here is damaged; delete the folder to train it again"
                          ) from error
+    return tokenizer
+
+
+def _kept(folder: Path) -> PreTrainedTokenizerFast:
+    return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def train(documents: Iterator[str], vocabulary: int, check: Callable[[], None] = lambda: None

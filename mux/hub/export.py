@@ -14,15 +14,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 
 from mux.hub.card import model_card
 from mux.hub.fetch import local_folder
 from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
-from mux.model.pipelines import open_config, open_tokenizer
-from mux.recipe.wording import reason
+from mux.model.opening import open_config, open_model
+from mux.model.pipelines import open_tokenizer
 from mux.run import RunDirectory, read_json
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -101,7 +100,7 @@ def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
         config = open_config(origin.folder)
         auto_class = auto_class_of(config, origin.folder)
         tokenizer = open_tokenizer(origin.folder, config)
-        model = open_model(origin.folder, auto_class)
+        model = open_model(auto_class, origin.folder)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         if (origin.folder / COMPANIONS).exists():
@@ -122,14 +121,3 @@ def auto_class_of(config: PreTrainedConfig, folder: Path) -> Any:
             return auto_class
     raise ValueError(f"{folder} holds {' or '.join(names) or 'no head'}; only models with a head are exported: "
                      f"{', '.join(AUTO_CLASSES)}")
-
-
-def open_model(folder: Path, auto_class: Any) -> PreTrainedModel:
-    """The folder's model in evaluation mode. Raises ValueError if weights of it are missing there."""
-    try:
-        model, info = auto_class.from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
-    except OSError as error:
-        raise ValueError(f"{folder}: the weights cannot be loaded: {reason(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
-    return model.eval()

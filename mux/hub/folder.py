@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import BertConfig, ElectraConfig
 
 from mux.model.config import BACKBONE_FIELDS, FAMILIES
+from mux.model.opening import check_sizes
 from mux.recipe.wording import listed, reason, shown
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The object in config.json. Raises ValueError: not there, no JSON object."""
+    """The object in config.json. Raises ValueError: not there, no JSON object, of a model larger than any."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     path = folder / "config.json"
@@ -40,6 +41,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")
+    try:
+        check_sizes(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return config
 
 

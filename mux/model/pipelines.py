@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -15,6 +14,8 @@ from transformers import (
 )
 from transformers import pipeline as transformers_pipeline
 from transformers.pipelines import check_task
+
+from mux.model.opening import open_config
 
 ROWS_PER_SLOT = 32  # a batch is this many groups
 PADDED_LENGTH = 128  # of models that attend to padding and do not say: of the published ones (numerics 1.1, 5)
@@ -55,15 +56,6 @@ def check_head(task: str, config: PreTrainedConfig, path: str | Path) -> None:
         raise ValueError(f"{path} is an ELECTRA: it tells replaced tokens from original ones and fills no masks")
     if not set(heads) & set(HEADS[task]):
         raise ValueError(f"{path} holds {' or '.join(heads) or 'no head'}; {task} needs {HEADS[task][0]}")
-
-
-def open_config(path: str | Path, trust_remote_code: bool | None = False) -> PreTrainedConfig:
-    """The folder's configuration. ValueError if there is none, or only one that takes running code of the folder."""
-    try:  # unless it is told, transformers asks on stdin whether to run the code
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: transformers makes no configuration of it: {reason}") from error
 
 
 def open_tokenizer(path: str | Path, config: PreTrainedConfig,

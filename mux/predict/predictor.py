@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mux.data.grouping import Composition, compose, in_order
-from mux.model.pipelines import longest_row, open_config, open_tokenizer, padded_length, token_positions
+from mux.model.opening import open_config, open_model
+from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
 from mux.predict.companions import FixedCompanions, fixed_texts
 from mux.predict.heads import Answer, Encoding, Text, head_of
 
@@ -54,8 +55,8 @@ class Predictor:
         self.tokenizer = open_tokenizer(folder, self.config)
         self.padded = padded_length(self.config)
         self.device = device_of(device)
-        model: Any = self.head.auto_class.from_pretrained(folder, trust_remote_code=False)
-        self.model = model.to(self.device).eval()
+        model: Any = open_model(self.head.auto_class, folder)
+        self.model = model.to(self.device)
         self.inputs = set(inspect.signature(self.model.forward).parameters)
         self.length = self._length(max_length)
         self.companions = self._encode([Text(text) for text in fixed_texts(folder, self.N - 1)]) if self.fixed else []

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from mux.recipe import grammar, model_checks, task_checks
+from mux.recipe import grammar, limits, model_checks, slurm_checks, task_checks
 from mux.recipe.positions import Path
 from mux.recipe.refusal import Finding
 from mux.recipe.schema import ModelSection, Recipe
@@ -28,10 +28,14 @@ _TAKEN_IDS = ("lock", "logs", "report", "stop")  # names that a run directory ha
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
-    """Everything that does not hold in a recipe of valid types."""
+    """Everything that does not hold in a recipe of valid types; of one that asks for too much, that alone."""
+    if beyond := list(limits.findings(recipe)):  # the other checks would take long
+        yield from beyond
+        return
     yield from model_checks.findings(recipe)
     yield from _engine(recipe)
     yield from _sources(recipe)
+    yield from slurm_checks.findings(recipe.slurm)
     yield from task_checks.findings(recipe.tasks)
     for index, stage in enumerate(recipe.stages):
         yield from _stage(recipe, stage, recipe.stages[:index])

@@ -11,11 +11,11 @@ from typing import Any
 
 import tomli
 
-from mux.recipe import positions
+from mux.recipe import positions, secrecy
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.wording import dotted, nearest, printable, some
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000  # of a recipe and its bases together: more would take seconds to read
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def shown_path(path: Path) -> str:
 
 
 def read(path: Path, named_by: Problem | None = None) -> Document:
-    """Read a recipe file. Refuses one that is missing, no file, too large, not UTF-8 or not TOML.
+    """Read a recipe file. Refuses one that is missing, no file, too large, not UTF-8, not TOML, or holds a secret.
 
     `named_by` has the place and the key that names the file, where another file does.
     """
@@ -56,23 +56,29 @@ def read(path: Path, named_by: Problem | None = None) -> Document:
         line = data.count(b"\n", 0, error.start) + 1
         message, where = f"is not UTF-8: byte {data[error.start]:#04x}", f"{shown_path(path)}:{line}"
         raise Refusal(Problem(message, where=where, hint="save the file as UTF-8")) from None
+    if secret := secrecy.of_text(shown_path(path), text):  # before anything else is said of its lines
+        raise Refusal(secret)
     toml = text.removeprefix("\ufeff")  # some editors write a byte order mark
     try:
         values = tomli.loads(toml)
     except (ValueError, RecursionError) as error:  # not TOML; an integer or a nesting without end
         raise Refusal(_not_toml(shown_path(path), toml, error)) from None
-    return Document(path, text, values, positions.locate(toml))
+    document = Document(path, text, values, positions.locate(toml))
+    if secret := [secrecy.problem(kind, document.where(key), dotted(key))
+                  for key, kind in secrecy.of_values(values)]:
+        raise Refusal(secret)
+    return document
 
 
 def _bytes(path: Path) -> bytes:
     name = shown_path(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
+        if not stat.S_ISREG(os.stat(path).st_mode):
             folder = path.is_dir()
             message = "is a directory, not a recipe" if folder else "is not a regular file"
             raise Refusal(Problem(message, where=name, hint=_neighbours(path, folder)))
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        with open(path, "rb", opener=_not_waiting) as file:
+            data = file.read(MAX_BYTES + 1) or b""
     except FileNotFoundError:
         raise Refusal(Problem("no such file", where=name, hint=_neighbours(path))) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
@@ -81,6 +87,11 @@ def _bytes(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise Refusal(Problem(f"is larger than {MAX_BYTES:_} bytes, which no recipe is", where=name))
     return data
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    """Open so that reading never waits, whatever has taken the file's place: some never end, and some never begin."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _neighbours(path: Path, inside: bool = False) -> str | None:

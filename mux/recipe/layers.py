@@ -13,6 +13,8 @@ from mux.recipe.draft import MAX_DEPTH, Draft, Label, Layer
 from mux.recipe.refusal import Problem, Refusal
 from mux.recipe.wording import did_you_mean, dotted, shown
 
+MAX_FILES = 20  # that extend each other
+
 
 def draft(path: Path, changes: Sequence[str]) -> Draft:
     """The recipe of a file, of all it extends, and of the texts of `--set`. Refuses what cannot be read."""
@@ -41,6 +43,10 @@ def _chain(path: Path) -> list[Document]:
             circle = " -> ".join(document.shown_path(file.path) for file in files[seen.index(real) :])
             raise Refusal(Problem(f"goes round in a circle: {circle}", place.key, place.where))
         seen.append(real)
+        if len(files) > MAX_FILES or sum(len(file.text) for file in files) > document.MAX_BYTES:
+            message = f"is one base too many: with all they extend, recipes are at most {MAX_FILES} files " \
+                      f"and {document.MAX_BYTES:_} bytes"
+            raise Refusal(Problem(message, place.key, place.where))
     return files
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import tomli
 
+from mux import secrets
+from mux.recipe import secrecy
 from mux.recipe.refusal import Problem
-from mux.recipe.wording import printable
+from mux.recipe.wording import dotted, printable
 
 WHERE = "--set"  # stands for the file and line of such a value
 _MAX_LETTERS = 10_000
@@ -21,10 +24,18 @@ def read(texts: Sequence[str]) -> tuple[list[tuple[tuple[str, ...], Any]], list[
     """
     changes, problems = [], []
     for text in texts:
+        if kind := secrets.found(text[:_MAX_LETTERS]):
+            problems.append(secrecy.problem(kind, WHERE, printable(text.partition("=")[0].strip()[:80])))
+            continue
         try:
-            changes.append(_change(text))
+            key, value = _change(text)
         except ValueError as error:
             problems.append(Problem(f"{printable(text[:80])!s} {error}", where=WHERE, hint=_example(text)))
+            continue
+        table = reduce(lambda inner, part: {part: inner}, reversed(key), value)
+        hidden = [secrecy.problem(kind, WHERE, dotted(path)) for path, kind in secrecy.of_values(table)]
+        problems += hidden
+        changes += [] if hidden else [(key, value)]
     return changes, problems
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from mux.data.tasks import Task
+from mux.hub.folder import read_config
 from mux.model import MuxConfig, MuxForSequenceClassification, MuxForTokenClassification
 from mux.model.pipelines import longest_row, token_positions
 from mux.recipe import FinetuneStage, ModelSection
@@ -167,6 +168,7 @@ class HubEncoder:
     def configured(self, **fields: Any) -> Any:
         folder = self.folder
         try:
+            read_config(folder)  # refuses what is larger than any model
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
         except Exception as error:
             raise self.not_made("configuration", error) from error

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mux.hub.folder import read_config
 from mux.hub.warm_start import SAME, warm_start
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
+from mux.model.opening import open_config
 from mux.recipe import ModelSection
 from mux.recipe.wording import listed, reason
 
@@ -58,7 +59,7 @@ def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[st
         if lacking and tell is not None:
             tell(f"{folder} is a plain encoder; untrained at the start: {listed(parts(lacking))}")
         return model
-    stored = MuxConfig.from_pretrained(folder)
+    stored = open_config(folder)
     for name in ENCODER_FIELDS + (MULTIPLEXING_FIELDS if config.multiplexed else ()):
         there, asked = getattr(stored, name), getattr(config, name)
         if there != asked:

@@ -24,22 +24,30 @@ def save_model(context: Context, engine: Engine, folder: Path, stage_id: str, ho
                sources: Sequence[str]) -> None:
     """Write the engine's weights to `folder`; all ranks must call it.
 
-    `home` is where the folder will stay, `sources` where its training texts came from. Its tokenizer cuts texts to the
-    length of the stage's rows: positions behind it are untrained. A model that attends to padding says how long its
-    rows were in config.json, too: it has to be fed as long ones ever after.
+    `home` is where the folder will stay, `sources` where its training texts came from.
     """
     weights = engine.whole_weights()
     if context.ranks.first:
-        model = engine.model
-        assert isinstance(model, PreTrainedModel)
-        length = row_length(context.recipe, stage_id)
-        context.tokenizer.model_max_length = length
-        if attends_padding(model.config):
-            model.config.update({"padded_length": length})
-        card = model_card(model.config, name=context.plan.name, folder=str(home), auto_class=auto_class(model),
-                          made_by=f"stage `{stage_id}` of the run `{context.plan.name}`", sources=sources)
-        write_folder(folder, model, weights, context.tokenizer, card)
+        assert isinstance(engine.model, PreTrainedModel)
+        made_by = f"stage `{stage_id}` of the run `{context.plan.name}`"
+        write_model(context, engine.model, weights, folder, stage_id, home, made_by, sources)
     context.ranks.barrier()
+
+
+def write_model(context: Context, model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, stage_id: str,
+                home: Path, made_by: str, sources: Sequence[str]) -> None:
+    """Write a stage's model with these weights to `folder`, whole or not at all.
+
+    Its tokenizer cuts texts to the length of the stage's rows: positions behind it are untrained. A model that attends
+    to padding says how long its rows were in config.json, too: it has to be fed as long ones ever after.
+    """
+    length = row_length(context.recipe, stage_id)
+    context.tokenizer.model_max_length = length
+    if attends_padding(model.config):
+        model.config.update({"padded_length": length})
+    card = model_card(model.config, name=context.plan.name, folder=str(home), auto_class=auto_class(model),
+                      made_by=made_by, sources=sources)
+    write_folder(folder, model, weights, context.tokenizer, card)
 
 
 def row_length(recipe: Recipe, stage_id: str) -> int:

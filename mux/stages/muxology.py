@@ -24,7 +24,8 @@ from mux.data.corpus import Corpus, open_corpus
 from mux.data.grouping import compose
 from mux.data.tokenizer import ROLES
 from mux.model import MuxConfig, MuxModel
-from mux.model.pipelines import attends_padding, longest_row, open_config, open_tokenizer, token_positions
+from mux.model.opening import open_config
+from mux.model.pipelines import attends_padding, longest_row, open_tokenizer, token_positions
 from mux.recipe import MuxologyStage
 from mux.recipe.wording import listed, reason
 from mux.size import SIZES

@@ -23,7 +23,7 @@ from mux.stages.context import Context
 from mux.stages.loading import config_of, load_model
 from mux.stages.model_folder import save_model
 from mux.stages.sources import source_folder
-from mux.stages.training import identity, resume, save_memory
+from mux.stages.training import identity, limits, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
@@ -56,15 +56,17 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
     engine = Engine(starting_model(context, stage, plan, config), plan.deepspeed,
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
-                              stage.keep_checkpoints)
-    position = resume(context, checkpoints, engine, stage.id)
+                              stage.keep_checkpoints, stage.keep_every)
+    again = functools.partial(resume, context, checkpoints, engine, stage.id)
+    position = again()
     if position.step:
         context.start(plan, stage.steps, position.step)
     end = train(
         Training(stage=stage.id, steps=stage.steps, batches=CorpusBatches(corpus, questions, N, stage.seed, share),
                  objective=objective, schedule=Schedule(stage.learning_rate, stage.warmup_steps, stage.steps),
-                 groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every),
-        engine, context.ranks, checkpoints, position, context.say, context.stop, context.moved)
+                 groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every,
+                 limits=limits(context)),
+        engine, context.ranks, checkpoints, position, again, context.say, context.stop, context.moved)
     folder = context.run.model(stage.id)
     save_model(context, engine, folder, stage.id, folder, training_texts(context.plan, stage.id))
     context.say(ModelSaved(stage=stage.id, path=str(folder)))

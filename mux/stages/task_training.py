@@ -23,7 +23,7 @@ from mux.run import Point, StagePlan, TrainingPlan, write_json
 from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
 from mux.stages.model_folder import save_model
-from mux.stages.training import identity, resume, save_memory
+from mux.stages.training import identity, limits, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Position, Training, seed_of, train
@@ -61,12 +61,13 @@ def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material
     plan, task, N = context.plan.stage(stage.id), material.task, context.recipe.model.N
     engine = Engine(starting_model(context, stage, task, training.seed), deepspeed_config(plan, training.point),
                     weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
-    checkpoints = Checkpoints(folder / "checkpoints", context.ranks,
-                              identity(context, f"{stage.id}/{training.name}"), stage.keep_checkpoints)
-    position = resume(context, checkpoints, engine, stage.id)
+    checkpoints = Checkpoints(folder / "checkpoints", context.ranks, identity(context, f"{stage.id}/{training.name}"),
+                              stage.keep_checkpoints, stage.keep_every)
+    again = functools.partial(resume, context, checkpoints, engine, stage.id)
+    position = again()
     context.say(TrainingStarted(stage=stage.id, training=training.name, task=task.name, steps=training.steps,
                                 from_step=position.step))
-    end = train(values(context, stage, training, material, engine), engine, context.ranks, checkpoints, position,
+    end = train(values(context, stage, training, material, engine), engine, context.ranks, checkpoints, position, again,
                 context.say, context.stop, context.moved)
     record = context.run.predictions(stage.id, training.name)
     evaluate = functools.partial(_scores, context, stage, engine, N)
@@ -98,7 +99,8 @@ def values(context: Context, stage: FinetuneStage, training: TrainingPlan, mater
         stage=stage.id, steps=steps, batches=batches, task=task.name, name=training.name,
         objective=Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES),
         schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
-        groups=point.batch, N=N, seed=training.seed, log_every=stage.log_every, save_every=stage.save_every)
+        groups=point.batch, N=N, seed=training.seed, log_every=stage.log_every, save_every=stage.save_every,
+        limits=limits(context))
 
 
 def about(task: Task, material: Material, training: TrainingPlan, end: Position) -> dict[str, Any]:

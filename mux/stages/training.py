@@ -5,9 +5,13 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from mux.event import Notice
+from mux.manifest import Identity, folder_name
+from mux.resizing import in_words, must_be_converted
 from mux.stages.context import Context
-from mux.train.checkpoint import Checkpoints, Identity
+from mux.stages.resizing import load_resized
+from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
+from mux.train.health import Limits
 from mux.train.loop import Position
 
 
@@ -18,10 +22,25 @@ def identity(context: Context, training: str) -> Identity:
                     zero_stage=engine.zero_stage, precision=engine.precision)
 
 
+def limits(context: Context) -> Limits:
+    return Limits(**context.recipe.health.model_dump())
+
+
 def resume(context: Context, checkpoints: Checkpoints, engine: Engine, stage_id: str) -> Position:
-    """Load the newest valid checkpoint, if there is one: where the training stands."""
-    manifest = checkpoints.load(engine, lambda text: context.say(Notice(text=text, level="warning", stage=stage_id)))
-    return Position() if manifest is None else Position.from_manifest(manifest)
+    """Load the newest valid checkpoint, if there is one, whatever number of ranks and ZeRO stage has saved it: where
+    the training stands."""
+    manifest = checkpoints.newest_valid(
+        lambda text: context.say(Notice(text=text, level="warning", stage=stage_id)))
+    if manifest is None:
+        return Position()
+    there, here = manifest.identity, checkpoints.identity
+    if must_be_converted(there, here):
+        load_resized(context, checkpoints, engine, manifest.step)
+    else:
+        engine.load(checkpoints.folder, folder_name(manifest.step))
+    if there != here:
+        context.say(Notice(text=f"goes on from step {manifest.step}, {in_words(there, here)}", stage=stage_id))
+    return Position.from_progress(manifest.step, manifest.progress)
 
 
 def save_memory(context: Context, model: PreTrainedModel) -> None:

@@ -1,182 +1,211 @@
-"""Checkpoints: ZeRO shards that exist when their manifest does.
+"""Checkpoints: ZeRO shards that exist when their manifest does, written while training goes on.
 
-All ranks write and fsync their shards into `step_<n>.part/`, the sha256 of each is gathered, rank 0 writes
-`manifest.json`, renames the folder to `step_<n>/` and moves `latest` atomically. Loading verifies the hashes before
-anything is unpickled and falls back to the newest valid checkpoint, loudly. A hash is not authentication: shards are
-read only from a folder that this user owns and others cannot write to.
+A save copies every rank's shards into memory and returns. A thread of each rank writes and flushes its own into
+`step_<n>.part/` and leaves their sha256 there; rank 0's waits for all of these, writes `manifest.json`, renames the
+folder to `step_<n>/` and moves `latest` atomically. The next save waits for the one before. Loading verifies the
+hashes before anything is unpickled and falls back to the newest valid checkpoint, loudly.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-import stat
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mux.run import write_json, write_text
+from mux import manifest as manifests
+from mux.manifest import LATEST, FileEntry, Identity, InvalidCheckpoint, Manifest, folder_name
+from mux.resizing import obstacle
+from mux.run import read_json, write_json, write_text
 from mux.train.engine import Engine, Ranks
+from mux.train.snapshot import Snapshot
 
-MANIFEST, LATEST, VERSION = "manifest.json", "latest", 1
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What must be the same for a checkpoint to go on bit by bit."""
-
-    recipe_digest: str
-    stage: str
-    world_size: int
-    zero_stage: int
-    precision: str
+RNG = "every micro-batch seeds its generators from (seed, stage, task, step, its first group)"
+LOOK_SECONDS = 0.05  # how often rank 0 looks whether the others have written theirs
 
 
 @dataclass(frozen=True)
 class Saved:
     path: Path
     bytes: int
-    seconds: float
+    seconds: float  # from the request to the commit
+    stalled: float  # seconds of them in which training stood still
 
 
-class InvalidCheckpoint(ValueError):
-    """A checkpoint that must not be loaded; the message names the file and what is wrong with it."""
+class SaveFailed(OSError):
+    """A checkpoint could not be written; the ones before it are as they were."""
 
 
 class Checkpoints:
-    """The checkpoints of one training (a stage, or one task of it) in one folder."""
+    """The checkpoints of one training (a stage, or one task of it) in one folder.
 
-    def __init__(self, folder: Path, ranks: Ranks, identity: Identity, keep: int) -> None:
-        self.folder, self.ranks, self.identity, self.keep = folder, ranks, identity, keep
+    The last `keep` stay, and those of steps that are multiples of `every`.
+    """
 
-    def save(self, engine: Engine, step: int, progress: dict[str, Any]) -> Saved:
-        """Commit a checkpoint of optimizer step `step`; all ranks must call it.
+    def __init__(self, folder: Path, ranks: Ranks, identity: Identity, keep: int, every: int | None = None) -> None:
+        self.folder, self.ranks, self.identity, self.keep, self.every = folder, ranks, identity, keep, every
+        self._writing: Future[None] | None = None
 
-        `progress` is what the training needs besides weights and optimizer, as JSON. The random state is not among it:
-        every step seeds its generators from (seed, stage, step, rank).
+    def save(self, engine: Engine, step: int, progress: dict[str, Any],
+             committed: Callable[[Saved], None] = lambda saved: None) -> float:
+        """Have a checkpoint of optimizer step `step` written; the seconds for which this kept training waiting.
+
+        All ranks must call it. `progress` is what the training needs besides weights and optimizer, as JSON.
+        `committed` is told by rank 0's thread. Raises SaveFailed on all ranks if there is no room for it, and on its
+        own rank what went wrong with the save before.
         """
         started = time.monotonic()
-        name = f"step_{step:08d}"
-        part, final = self.folder / f"{name}.part", self.folder / name
-        if self.ranks.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(part, ignore_errors=True)
-        self.ranks.barrier()
-        engine.save(self.folder, part.name)
-        self.ranks.barrier()
-        files = self._hash_share(part)
-        if self.ranks.first:
-            manifest = {"version": VERSION, "step": step, "time": time.time(), **vars(self.identity),
-                        "rng": "seeded per step from (seed, stage, step, rank)", "progress": progress, "files": files}
-            write_json(part / MANIFEST, manifest)
-            fsync_folder(part)
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(part, final)
-            fsync_folder(self.folder)
-            write_text(self.folder / LATEST, f"{name}\n")
-            fsync_folder(self.folder)
-            self._retire(step)
-        self.ranks.barrier()
-        return Saved(final, sum(entry["bytes"] for entry in files.values()), time.monotonic() - started)
+        self.wait()
+        snapshot = engine.snapshot()
+        part = self._make_part(step, int(self.ranks.sum([snapshot.bytes])[0]))
+        manifest = Manifest(**vars(self.identity), step=step, time=time.time(), rng=RNG, progress=progress, files={})
+        stalled = time.monotonic() - started
 
-    def _hash_share(self, part: Path) -> dict[str, dict[str, Any]]:
-        """fsync and hash every shard, the work divided over the ranks; all ranks get all entries."""
-        # Rank 0's list: a shared disk may show its newest files to each host at another time.
-        names = self.ranks.from_first(sorted(path.name for path in part.iterdir()))
-        mine = {}
-        for name in names[self.ranks.rank :: self.ranks.size]:
-            with open(part / name, "rb+") as file:
-                os.fsync(file.fileno())
-                file.seek(0)
-                mine[name] = {"bytes": os.fstat(file.fileno()).st_size,
-                              "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        return {name: entry for share in self.ranks.gather(mine) for name, entry in sorted(share.items())}
+        def write() -> None:
+            self._write_share(snapshot, part)
+            if self.ranks.first:
+                whole = self._commit(part, manifest)
+                final = self.folder / folder_name(step)
+                committed(Saved(final, whole.bytes, time.monotonic() - started, stalled))
+                self._retire(step)
 
-    def _retire(self, newest: int) -> None:
-        """Delete what is older than the last `keep`, and what never became a checkpoint."""
-        steps = [step for step in self.steps() if step <= newest]
-        for step in steps[: -self.keep]:
-            shutil.rmtree(self.folder / f"step_{step:08d}")
-        for part in self.folder.glob("step_*.part"):
-            shutil.rmtree(part)
+        self._writing = _in_background(write)
+        return time.monotonic() - started
+
+    def check(self) -> None:
+        """Raise what went wrong in the background on this rank, if it is known yet."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until this rank's files (rank 0: the checkpoint) are on disk. Raises SaveFailed if they are not."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
-        found = (path.name.removeprefix("step_") for path in self.folder.glob("step_*") if (path / MANIFEST).exists())
-        return sorted(int(name) for name in found if name.isdigit())
+        return manifests.steps(self.folder)
 
-    def load(self, engine: Engine, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """Load the newest valid checkpoint and return its manifest; None if there is none at all.
-
-        All ranks must call it and load the one that rank 0 chose. `warn` is told about each one passed over. Raises
-        InvalidCheckpoint if there are checkpoints and none is valid: starting over must be asked for.
-        """
-        chosen: dict[str, Any] | str | None = None
+    # --- saving -------------------------------------------------------------------------------------------------
+    def _make_part(self, step: int, bytes_needed: int) -> Path:
+        """The empty folder that all ranks write to. Raises SaveFailed on all of them."""
+        part = self.folder / f"{folder_name(step)}.part"
+        problem = None
         if self.ranks.first:
             try:
-                chosen = self._newest_valid(warn)
-            except InvalidCheckpoint as problem:
-                chosen = str(problem)
-        chosen = self.ranks.from_first(chosen)
-        if isinstance(chosen, str):
-            raise InvalidCheckpoint(chosen)
-        if chosen is not None:
-            engine.load(self.folder, f"step_{chosen['step']:08d}")
-        return chosen
+                self._make_room(bytes_needed)
+                part.mkdir(mode=0o700)
+            except OSError as error:
+                problem = _failure(part, error)
+        if (problem := self.ranks.from_first(problem)) is not None:
+            raise SaveFailed(problem)
+        return part
 
-    def _newest_valid(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    def _make_room(self, bytes_needed: int) -> None:
+        """Remove what never became a checkpoint. Raises OSError if then the disk has too little room."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        committed = {folder_name(step) for step in self.steps()}
+        for path in self.folder.glob("step_*"):
+            if path.name not in committed:
+                shutil.rmtree(path)
+        free = shutil.disk_usage(self.folder).free
+        if free < bytes_needed:
+            raise OSError(f"it needs {bytes_needed:,} bytes")
+
+    def _write_share(self, snapshot: Snapshot, part: Path) -> None:
+        try:
+            entries = snapshot.write(part)
+            write_json(part / _share(self.ranks.rank), {name: entry.model_dump() for name, entry in entries.items()})
+        except OSError as error:
+            raise SaveFailed(_failure(part, error)) from error
+
+    def _commit(self, part: Path, manifest: Manifest) -> Manifest:
+        """Make it a checkpoint, once all ranks have written their files."""
+        shares = {_share(rank) for rank in range(self.ranks.size)}
+        while not shares <= set(os.listdir(part)):  # listing asks a shared disk anew, which looking for names may not
+            time.sleep(LOOK_SECONDS)
+        final = part.with_suffix("")
+        try:
+            files: dict[str, FileEntry] = {}
+            for name in sorted(shares):
+                files |= {file: FileEntry(**entry) for file, entry in read_json(part / name).items()}
+                (part / name).unlink()
+            whole = manifest.model_copy(update={"files": files, "time": time.time()})
+            manifests.write(part, whole)
+            fsync_folder(part)
+            if final.exists():  # an earlier one of this step, which was passed over
+                shutil.rmtree(final)
+            os.rename(part, final)
+            fsync_folder(self.folder)
+            write_text(self.folder / LATEST, f"{final.name}\n")
+            fsync_folder(self.folder)
+        except OSError as error:
+            raise SaveFailed(_failure(final, error)) from error
+        return whole
+
+    def _retire(self, newest: int) -> None:
+        """Delete what is older than the last `keep` and is not to stay. The newest always does."""
+        past = [step for step in self.steps() if step <= newest]
+        for step in past[: -self.keep]:
+            if self.every is None or step % self.every:
+                part = self.folder / f"{folder_name(step)}.part"
+                os.rename(self.folder / folder_name(step), part)  # never half of one under its own name
+                shutil.rmtree(part)
+
+    # --- loading ------------------------------------------------------------------------------------------------
+    def newest_valid(self, warn: Callable[[str], None]) -> Manifest | None:
+        """The manifest of the newest checkpoint that may be loaded: one verdict for all ranks, who share the hashing.
+
+        `latest` is set right if it names another one. Raises InvalidCheckpoint if there are checkpoints and none is
+        valid: starting over must be asked for.
+        """
+        self.wait()
         problems = []
-        for step in reversed(self.steps()):
-            folder = self.folder / f"step_{step:08d}"
-            try:
-                return verify(folder, self.identity)
-            except InvalidCheckpoint as problem:
-                problems.append(str(problem))
-                warn(f"passing over {folder}: {problem}")
+        for step in reversed(self.ranks.from_first(self.steps() if self.ranks.first else None)):
+            folder = self.folder / folder_name(step)
+            outcome = self._verify(folder)
+            if isinstance(outcome, Manifest):
+                if self.ranks.first:
+                    write_text(self.folder / LATEST, f"{folder.name}\n")
+                return outcome
+            problems.append(outcome)
+            warn(f"passing over {folder}: {outcome}")
         if problems:
             raise InvalidCheckpoint(f"no valid checkpoint in {self.folder}: {problems[0]}; --fresh starts over")
         return None
 
+    def _verify(self, folder: Path) -> Manifest | str:
+        """The manifest, or what is wrong; the same on all ranks."""
+        outcome: Manifest | str | None = None
+        if self.ranks.first:
+            try:
+                outcome = manifests.examine(folder)
+                if reason := obstacle(outcome.identity, self.identity):
+                    outcome = f"{folder}: {reason}"
+            except InvalidCheckpoint as problem:
+                outcome = str(problem)
+        outcome = self.ranks.from_first(outcome)
+        if isinstance(outcome, str):
+            return outcome
+        problems = self.ranks.gather(self._verify_share(folder, outcome))
+        return next(filter(None, problems), outcome)
 
-def verify(folder: Path, identity: Identity) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all there, unchanged and private; else raises InvalidCheckpoint."""
-    check_private(folder)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files, step = manifest["files"], manifest["step"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InvalidCheckpoint(f"{folder / MANIFEST} cannot be read: {problem}") from problem
-    if manifest.get("version") != VERSION or folder.name != f"step_{step:08d}":
-        raise InvalidCheckpoint(f"{folder / MANIFEST} is of another version or step")
-    for key, wanted in vars(identity).items():
-        if manifest.get(key) != wanted:
-            raise InvalidCheckpoint(f"{folder} was saved with {key} = {manifest.get(key)!r}, this run has {wanted!r}")
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    if odd := present ^ set(files):
-        raise InvalidCheckpoint(f"{folder / min(odd)} is {'missing' if min(odd) in files else 'not in the manifest'}")
-    for name, entry in files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise InvalidCheckpoint(f"{path} is not a plain file")
-        if path.stat().st_size != entry["bytes"]:
-            raise InvalidCheckpoint(f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}")
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise InvalidCheckpoint(f"{path} is not what was saved: its sha256 differs from the manifest's")
-    return manifest
-
-
-def check_private(folder: Path) -> None:
-    """Raise InvalidCheckpoint if someone else could have put a file here: unpickling one runs its code."""
-    for place in (folder, folder.parent):
-        status = place.stat()
-        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise InvalidCheckpoint(f"{place} is owned by another user or writable by others; "
-                                    f"take it over (chown) and chmod go-w it if you trust it")
+    def _verify_share(self, folder: Path, manifest: Manifest) -> str | None:
+        """What is wrong with this rank's share of the files: dealt out by size."""
+        dealt = sorted(manifest.files.items(), key=lambda item: (item[1].bytes, item[0]))
+        try:
+            for name, entry in dealt[self.ranks.rank :: self.ranks.size]:
+                manifests.check_content(folder / name, entry)
+        except InvalidCheckpoint as problem:
+            return str(problem)
+        return None
 
 
 def fsync_folder(folder: Path) -> None:
@@ -186,3 +215,30 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _share(rank: int) -> str:
+    """The file with the hashes of what a rank has written."""
+    return f".rank_{rank:05d}.json"
+
+
+def _failure(place: Path, error: OSError) -> str:
+    """One line: what could not be written, why, how much room there is, and what to do."""
+    free = shutil.disk_usage(next(folder for folder in place.parents if folder.exists())).free
+    return (f"the checkpoint {error.filename or place} cannot be written: {error.strerror or error}; {free:,} bytes "
+            "are free. Those before it are whole: make room, or let fewer stay (keep_checkpoints), and start again")
+
+
+def _in_background(work: Callable[[], None]) -> Future[None]:
+    """Run `work` in a thread that keeps no process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future

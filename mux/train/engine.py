@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,11 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor, nn
+
+from mux.train.snapshot import Snapshot
 
 
 class Ranks:
@@ -103,6 +108,28 @@ class Step:
     grad_norm: float | None
     loss_scale: float | None  # fp16 only
     skipped: int  # steps skipped so far because a gradient overflowed
+    at_smallest_scale: bool = False  # this one was, although the loss scale could not be smaller
+
+
+class Alone(Ranks):
+    """A process by itself, without a job: what it would ask of others it knows."""
+
+    def __init__(self) -> None:
+        self.rank, self.size, self.local_rank, self.device, self._control = 0, 1, 0, torch.device("cpu"), None
+
+
+class Copying(TorchCheckpointEngine):
+    """Takes from DeepSpeed what it would write, and touches no disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshot = Snapshot()
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """The folder is made by who writes to it."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.snapshot.take(Path(path).name, state_dict)
 
 
 class Engine:
@@ -113,19 +140,21 @@ class Engine:
 
     def __init__(self, model: nn.Module, config: dict[str, Any], *, weight_decay: float,
                  betas: tuple[float, float], epsilon: float) -> None:
-        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for _, p in trained if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for _, p in trained if p.dim() <= 1], "weight_decay": 0.0},  # biases, layer norms
-        ]
+        decayed, others = trained(model)
+        groups = [{"params": list(decayed.values()), "weight_decay": weight_decay},
+                  {"params": list(others.values()), "weight_decay": 0.0}]
         on_gpu = get_accelerator().device_name() != "cpu"
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=on_gpu)
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, model_parameters=[p for _, p in trained], config=config)
+            model=model, optimizer=optimizer, model_parameters=[*decayed.values(), *others.values()],
+            config=config)
+        self._engine.checkpoint_engine = self._copying = Copying()
+        self._engine._copy_recovery_script = lambda folder: None  # a script beside the shards, which nothing covers
         self.fp16 = bool(config.get("fp16", {}).get("enabled"))
         self.accumulation = int(config["gradient_accumulation_steps"])
         self.model: nn.Module = self._engine.module
         self.forward = self._engine  # call it as the model
+        self._go_on_at_smallest_scale()
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradients. `loss` counts 1 / accumulation, and its mean over ranks is taken."""
@@ -139,11 +168,19 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._stage_0_norm()
+        skipped, smallest = self._engine.skipped_steps, self._at_smallest_scale()
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         scale = self._engine.optimizer.loss_scale if self.fp16 else None
         return Step(None if norm is None else float(norm), None if scale is None else float(scale),
-                    int(self._engine.skipped_steps))
+                    int(self._engine.skipped_steps), smallest and self._engine.skipped_steps > skipped)
+
+    def _at_smallest_scale(self) -> bool:
+        """Whether another overflow would leave the loss scale where it is; without fp16 it never moves."""
+        if not self.fp16:
+            return True
+        scaler = self._engine.optimizer.loss_scaler
+        return bool(scaler.cur_scale <= scaler.min_scale)
 
     def _stage_0_norm(self) -> float | None:
         """DeepSpeed records no norm for fp32 at ZeRO 0, where each rank has all gradients."""
@@ -152,15 +189,48 @@ class Engine:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads)) if grads else None
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write this rank's shards below `folder`/`tag`; all ranks must call it. Committing them is the caller's."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    def snapshot(self) -> Snapshot:
+        """Copies of this rank's shards, good until the next call; all ranks must call it."""
+        self._copying.snapshot.clear()
+        self._engine.save_checkpoint("nowhere", tag="none", save_latest=False)
+        self._copying.snapshot.settle()
+        return self._copying.snapshot
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Load weights, optimizer and loss-scaler state. Unpickles: verify the shards first."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+    def load(self, folder: Path, tag: str, converted: bool = False) -> None:
+        """Load weights, optimizer and loss-scaler state. Unpickles: verify the shards first.
+
+        `converted`: `folder`/`tag` is what DeepSpeed's ds_to_universal made of shards for other ranks.
+        """
+        options = [dict(group) for group in self._engine.optimizer.param_groups]
+        self._engine._config.load_universal_checkpoint = converted
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:  # DeepSpeed takes paths for patterns: it gets one without letters that mean something
+            path, _ = self._engine.load_checkpoint(f"/proc/self/fd/{handle}", tag=tag, load_lr_scheduler_states=False)
+        finally:
+            os.close(handle)
         if path is None:  # DeepSpeed only warns
             raise ValueError(f"DeepSpeed found no checkpoint in {folder / tag}")
+        # At ZeRO 3 DeepSpeed gives all groups of a converted checkpoint the first one's options and one step counter,
+        # which each of them would then advance. The options are the recipe's.
+        for group, option in zip(self._engine.optimizer.param_groups, options, strict=True):
+            group.update({name: value for name, value in option.items() if name != "params"})
+        for state in self._engine.basic_optimizer.state.values():
+            state["step"] = state["step"].clone()
+        self._go_on_at_smallest_scale()
+
+    def _go_on_at_smallest_scale(self) -> None:
+        """Let the training judge how many overflows are too many, where DeepSpeed would fail at the first."""
+        if self.fp16:
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
+
+    def finite(self) -> bool:
+        """Whether this rank's part of the weights and of the optimizer's state has neither infinities nor NaN."""
+        parts = [part for master, state in self._engine.basic_optimizer.state.items()
+                 for part in (master, *state.values()) if isinstance(part, Tensor) and part.numel()]
+        if not parts:  # before the first step
+            return True
+        highest = torch.stack([torch.linalg.vector_norm(part.detach().float(), float("inf")).cpu() for part in parts])
+        return bool(highest.isfinite().all())
 
     def whole_weights(self) -> dict[str, Tensor]:
         """The full state dict in fp32 on the CPU: on rank 0; empty elsewhere. All ranks must call it.
@@ -206,3 +276,39 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The parameters that are trained, by name: with weight decay, and without (biases, layer norms)."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return ({name: parameter for name, parameter in named.items() if parameter.dim() > 1},
+            {name: parameter for name, parameter in named.items() if parameter.dim() <= 1})
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: Path, zero_stage: int) -> None:
+    """Put the fp32 weights of a checkpoint, of any number of ranks, into a model on the CPU; tied ones stay tied.
+
+    Unpickles: verify the shards first. Raises ValueError if they are not of this model.
+    """
+    weights = _zero_weights(folder) if zero_stage else _stage_0_weights(model, folder)
+    persistent = set(model.state_dict())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name not in persistent:
+            continue
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise ValueError(f"{folder} is not of this model: {name} is missing there, or of another shape")
+        tensor.copy_(weights[name])
+
+
+def _zero_weights(folder: Path) -> dict[str, Tensor]:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # it prints a page
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), folder.name)
+
+
+def _stage_0_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """One file holds everything; of what was trained in half precision the optimizer has the fp32 copies."""
+    state = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", mmap=True, weights_only=False)
+    masters = state["optimizer"].get("fp32_groups", ())
+    whole = (zip(named, group, strict=True) for named, group in zip(trained(model), masters, strict=False))
+    return state["module"] | dict(pair for pairs in whole for pair in pairs)

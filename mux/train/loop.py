@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from mux.event import CheckpointSaved, Event, StepDone, decode, encode
+from mux import manifest as manifests
+from mux.event import CheckpointSaved, Event, RolledBack, StepDone, decode, encode
 from mux.trace import Curve
-from mux.train.checkpoint import Checkpoints
+from mux.train.checkpoint import Checkpoints, Saved
 from mux.train.engine import Engine, Ranks, Step
+from mux.train.health import Health, Limits, LossError
+from mux.train.interval import Interval
 from mux.train.objective import Batch, Objective
 from mux.train.schedule import Schedule
 
@@ -32,7 +35,8 @@ class Stopped(Exception):
 class Training:
     """One training, as values.
 
-    `batches(step)` gives this rank's micro-batches of optimizer step `step` (counted from 0), a pure function.
+    `batches(index)` gives this rank's micro-batches, a pure function. Optimizer step i (counted from 0) takes those of
+    index i, or of a later one after batches were passed over.
     """
 
     stage: str
@@ -47,20 +51,7 @@ class Training:
     save_every: int
     task: str | None = None
     name: str | None = None  # of a training of a fine-tuning stage, which has several
-
-
-@dataclass
-class Interval:
-    """What has been added up since the last StepDone."""
-
-    started: float = field(default_factory=time.monotonic)
-    steps: int = 0
-    data: float = 0.0  # seconds
-    save: float = 0.0
-    tokens: int = 0
-    loss: dict[str, torch.Tensor] = field(default_factory=dict)  # sums over this rank's items, on the device
-    correct: dict[str, torch.Tensor] = field(default_factory=dict)
-    count: dict[str, float] = field(default_factory=dict)  # over all ranks
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -70,61 +61,112 @@ class Position:
     step: int = 0
     last: StepDone | None = None
     curve: Curve = field(default_factory=Curve)
+    interval: dict[str, Any] | None = None  # the sums since the last StepDone, as Interval has them
+    health: Health = field(default_factory=Health)
+    shift: int = 0  # batches that were passed over: step i takes those of index i + shift
+    rollbacks: int = 0
 
     def progress(self) -> dict[str, Any]:
         """As a checkpoint's manifest keeps it, beside its step."""
-        return {"last": encode(self.last) if self.last else None, "curve": self.curve.to_json()}
+        return {"last": encode(self.last) if self.last else None, "curve": self.curve.to_json(),
+                "interval": self.interval, "health": self.health.to_json(), "shift": self.shift,
+                "rollbacks": self.rollbacks}
 
     @classmethod
-    def from_manifest(cls, manifest: dict[str, Any]) -> Position:
-        progress = manifest["progress"]
+    def from_progress(cls, step: int, progress: dict[str, Any]) -> Position:
         last = decode(progress["last"] or "")
-        return cls(manifest["step"], last if isinstance(last, StepDone) else None, Curve.from_json(progress["curve"]))
+        return cls(step, last if isinstance(last, StepDone) else None, Curve.from_json(progress["curve"]),
+                   progress["interval"], Health.from_json(progress["health"]), progress["shift"],
+                   progress["rollbacks"])
 
 
 def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, position: Position,
-          log: Callable[[Event], None], stop_requested: Callable[[], bool],
+          resume: Callable[[], Position], log: Callable[[Event], None], stop_requested: Callable[[], bool],
           moved: Callable[[int], None]) -> Position:
     """Run from `position` to the end, which is returned. `moved` is told each step as it begins.
 
-    All ranks agree on a stop at the same step, save one checkpoint and raise Stopped. Raises FloatingPointError if the
-    loss is not finite, before such weights are saved (fp16: only the loss scaler may skip steps for a while).
+    All ranks agree on a stop at the same step, save one checkpoint and raise Stopped. Where the loss is not what it
+    should be (mux.train.health), no weights are saved: raises LossError, or, if the limits say so, goes back with
+    `resume`, which loads the newest checkpoint, and on with other batches.
     """
+    if training.limits.policy == "rollback" and position.step == 0:
+        save(checkpoints, engine, training, position, log)  # there is always a place to go back to
+    while True:
+        try:
+            return run(training, engine, ranks, checkpoints, position, log, stop_requested, moved)
+        except LossError as fault:
+            position = rolled_back(training, ranks, checkpoints, position, fault, resume, log)
+
+
+def rolled_back(training: Training, ranks: Ranks, checkpoints: Checkpoints, position: Position, fault: LossError,
+                resume: Callable[[], Position], log: Callable[[Event], None]) -> Position:
+    """Where to go on after a fault of the part that began at `position`: behind its batches. Raises LossError if the
+    limits allow no way on.
+
+    A pure function of the checkpoint and the faults since then: who is killed now comes here again.
+    """
+    checkpoints.wait()
+    limits, name = training.limits, training.name or training.stage
+    if limits.policy != "rollback" or position.rollbacks >= limits.rollbacks:
+        steps = ranks.from_first(manifests.steps(checkpoints.folder))
+        good = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+        tried = f", after {position.rollbacks} rollbacks" if position.rollbacks else ""
+        raise LossError(f"{name}: {fault.reason}", fault.step, f"{tried}; {good}") from None
+    back = resume()
+    # Batches up to index fault.step - 1 + shift led here.
+    position = replace(back, shift=position.shift + fault.step - back.step, rollbacks=position.rollbacks + 1)
+    log(RolledBack(stage=training.stage, step=fault.step, to_step=back.step, reason=fault.reason,
+                   rollbacks=position.rollbacks, training=training.name))
+    return position
+
+
+def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, position: Position,
+        log: Callable[[Event], None], stop_requested: Callable[[], bool], moved: Callable[[int], None]) -> Position:
+    """`train`, until a fault."""
     engine.model.train()
-    interval, first_step = Interval(), position.step
+    interval = Interval.from_json(position.interval, ranks) if position.interval else Interval()
+    first_step, shift = position.step, position.shift
     saved_at = first_step if first_step > 0 else None
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
-        ahead = loader.submit(training.batches, first_step) if first_step < training.steps else None
+        ahead = loader.submit(training.batches, first_step + shift) if first_step < training.steps else None
         for step in range(first_step, training.steps):
             waited = time.monotonic()
             assert ahead is not None
             moved(step)
+            checkpoints.check()
             micro_batches = ahead.result()
-            ahead = loader.submit(training.batches, step + 1) if step + 1 < training.steps else None
+            ahead = loader.submit(training.batches, step + 1 + shift) if step + 1 < training.steps else None
             interval.data += time.monotonic() - waited
 
             stop, totals = agree(training.objective, micro_batches, ranks, stop_requested())
             if stop:
                 if step != saved_at:
-                    refuse_nan(training, engine, ranks, interval, step)
+                    refuse_nan(engine, ranks, interval, step, saving=True)
+                    position = replace(position, interval=interval.to_json(ranks))
                     save(checkpoints, engine, training, position, log)
+                checkpoints.wait()
                 raise Stopped(step)
-            outcome = optimizer_step(training, engine, ranks, micro_batches, totals, step, interval)
+            outcome = optimizer_step(training, engine, ranks, micro_batches, totals, step, shift, interval)
 
             done = step + 1
+            position = replace(position, step=done, health=position.health.stepped(outcome.at_smallest_scale))
+            judge(position.health.too_many_overflows(training.limits), done)
             saving = done % training.save_every == 0 or done == training.steps
             logging = done % training.log_every == 0 or done == training.steps
             if saving or logging:
-                refuse_nan(training, engine, ranks, interval, done)
+                refuse_nan(engine, ranks, interval, done, saving)
             if logging:
                 last = report(training, ranks, interval, outcome, done)
                 log(last)
-                position = replace(position, last=last, curve=position.curve.add(done, last.loss, last.accuracy))
+                judge(position.health.spike(last.loss, training.limits), done)
+                position = replace(position, last=last, curve=position.curve.add(done, last.loss, last.accuracy),
+                                   health=position.health.logged(last.loss))
                 interval = Interval()
-            position = replace(position, step=done)
             if saving:
+                position = replace(position, interval=interval.to_json(ranks))
                 interval.save += save(checkpoints, engine, training, position, log)
                 saved_at = done
+    checkpoints.wait()
     return position
 
 
@@ -139,11 +181,12 @@ def agree(objective: Objective, micro_batches: list[Batch], ranks: Ranks, stop: 
 
 
 def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batches: list[Batch],
-                   totals: dict[str, float], step: int, interval: Interval) -> Step:
+                   totals: dict[str, float], step: int, shift: int, interval: Interval) -> Step:
     """Forward and backward of every micro-batch, then one update. Every item of the step weighs the same."""
-    torch.manual_seed(seed_of(training.seed, training.stage, training.task, step, ranks.rank))  # dropout
     outcome = None
-    for batch in micro_batches:
+    for first_group, batch in zip(first_groups(training, ranks, len(micro_batches)), micro_batches, strict=True):
+        # Dropout, the same whichever rank has the groups.
+        torch.manual_seed(seed_of(training.seed, training.stage, training.task, step + shift, first_group))
         interval.tokens += int(batch["attention_mask"].sum())  # padding is no token
         batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
         parts = training.objective(engine.forward, batch)
@@ -151,22 +194,35 @@ def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batch
         for name, part in parts.items():
             share = part.count / max(totals[name], 1.0) * ranks.size * engine.accumulation
             loss = loss + training.objective.weights[name] * share * part.loss
-            add(interval.loss, name, part.loss.detach().float() * part.count)
-            add(interval.correct, name, part.correct)
+            interval.add(name, part.loss.detach().float() * part.count, part.correct)
         engine.backward(loss)
         outcome = engine.step(training.schedule(step))
-    for name, total in totals.items():
-        interval.count[name] = interval.count.get(name, 0.0) + total
-    interval.steps += 1
+    interval.add_step(totals)
     assert outcome is not None
     return outcome
 
 
-def refuse_nan(training: Training, engine: Engine, ranks: Ranks, interval: Interval, step: int) -> None:
-    """Raise FloatingPointError on all ranks if a loss of the interval was not finite on any of them."""
-    total = sum(ranks.sum(float(loss) for loss in interval.loss.values()))
+def first_groups(training: Training, ranks: Ranks, micro_batches: int) -> range:
+    """Of each of this rank's micro-batches: which of the step's groups is its first."""
+    share = training.groups // ranks.size
+    return range(ranks.rank * share, (ranks.rank + 1) * share, share // micro_batches)
+
+
+def judge(problem: str | None, step: int) -> None:
+    if problem:
+        raise LossError(problem, step)
+
+
+def refuse_nan(engine: Engine, ranks: Ranks, interval: Interval, step: int, saving: bool) -> None:
+    """Raise LossError on all ranks if a loss of the interval was not finite on any of them, or, before a checkpoint,
+    a weight.
+
+    With fp16 losses may be so, until the loss scaler has skipped enough steps; weights never.
+    """
+    total, broken = ranks.sum([sum(float(loss) for loss in interval.loss.values()), saving and not engine.finite()])
     if not math.isfinite(total) and not engine.fp16:
-        raise FloatingPointError(f"{training.stage}: the loss is not finite at step {step}: {total}")
+        raise LossError(f"the loss is not finite ({total})", step)
+    judge("there are weights that are not finite" if broken else None, step)
 
 
 def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, done: int) -> StepDone:
@@ -193,18 +249,16 @@ def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, 
 
 def save(checkpoints: Checkpoints, engine: Engine, training: Training, position: Position,
          log: Callable[[Event], None]) -> float:
-    """Commit a checkpoint and return the seconds it took."""
+    """Have a checkpoint written; the seconds for which training stood still. It is told when it is on disk."""
+
+    def committed(saved: Saved) -> None:
+        log(CheckpointSaved(stage=training.stage, training=training.name, step=position.step, path=str(saved.path),
+                            bytes=saved.bytes, seconds=saved.seconds, stalled=saved.stalled))
+
     instances = position.step * training.groups * training.N
-    saved = checkpoints.save(engine, position.step, {"instances_seen": instances} | position.progress())
-    log(CheckpointSaved(stage=training.stage, step=position.step, path=str(saved.path), bytes=saved.bytes,
-                        seconds=saved.seconds))
-    return saved.seconds
+    return checkpoints.save(engine, position.step, {"instances_seen": instances} | position.progress(), committed)
 
 
 def seed_of(*parts: Any) -> int:
     """A 63-bit seed that is a pure function of its parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-def add(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value

@@ -45,6 +45,13 @@ def test_reads_windows_line_ends(tmp_path):
     assert [(host.name, host.slots) for host in cluster.hosts] == [("a", 1), ("b", 2)]
 
 
+def test_reads_what_mpi_reads(tmp_path):
+    """Open MPI's lines and MPICH's."""
+    cluster = hostfile.read(written(tmp_path, "a slots=2 max_slots=4\nb slots=2 max-slots=2 # all\nc:8\nd.x.org:1\n"))
+    assert [(host.name, host.slots) for host in cluster.hosts] == [("a", 2), ("b", 2), ("c", 8), ("d.x.org", 1)]
+    assert cluster == hostfile.read(written(tmp_path, "a slots=2\nb:2\nc slots=8 max_slots=1000\nd.x.org slots=1\n"))
+
+
 def test_shipped_hostfiles():
     cluster = hostfile.read(SHIPPED / "8x_a100.txt")
     assert [host.name for host in cluster.hosts] == [f"a100-0{i}" for i in range(1, 9)]
@@ -87,7 +94,24 @@ def test_shipped_hostfiles():
     ("a", "expected `HOST slots=N`"),
     ("slots=8", "contains '='"),
     ("a slots=8 slots=4", "expected `HOST slots=N`"),
-    ("a slots=8 max_slots=9", "expected `HOST slots=N`"),
+    ("a slots=8 max_slots=7", "slots=8, more than its max_slots=7"),
+    ("a slots=8 max_slots=0", "slots=8, more than its max_slots=0"),
+    ("a slots=10 max-slots=9", "slots=10, more than its max_slots=9"),
+    ("a slots=8 max_slots=", "expected `HOST slots=N`"),
+    ("a slots=8 max_slots=8 max_slots=8", "expected `HOST slots=N`"),
+    ("a slots=8 min_slots=8", "expected `HOST slots=N`"),
+    ("a:0", "slots=0"),
+    ("a:1025", "more than 1024"),
+    ("a:" + "9" * 5000, "slots=999999999999..., more than 1024"),
+    ("a:", "contains ':'"),
+    ("a:8:8", "contains ':'"),
+    ("a:8 slots=8", "contains ':'"),
+    ("a: 8", "contains ':'"),
+    (":8", "contains ':'"),
+    ("-a:8", "begins with -"),
+    ("a;id:8", "contains ';'"),
+    ("a:8;id", "contains ':'"),
+    ("good:8", "host good is already on line 2"),
     ("a slots=8;", "expected `HOST slots=N`"),
     ("a slots=8\x00", r"found 'a slots=8\x00'"),
     ("a slots=8\u2028", r"found 'a slots=8\u2028'"),
@@ -182,6 +206,12 @@ def test_device_of_a_hostfile(tmp_path, monkeypatch):
     assert hostfile.read(written(tmp_path, "other slots=2")).device == "cuda"
     monkeypatch.setattr(gpu, "installed", lambda: [gpu.Gpu("A100")])
     assert hostfile.read(written(tmp_path, "localhost slots=2")).device == "cuda"
+
+
+def test_alone(tmp_path):
+    assert hostfile.alone(hostfile.this_host(1)) and hostfile.alone(hostfile.read(written(tmp_path, "localhost:2")))
+    assert not hostfile.alone(hostfile.read(written(tmp_path, "localhost:2\nother:2")))
+    assert not hostfile.alone(hostfile.read(written(tmp_path, "other:2")))
 
 
 def test_this_host(monkeypatch):

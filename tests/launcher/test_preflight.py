@@ -49,7 +49,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "installed", list)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("One text.\n\nAnother text.\n")
+    (tmp_path / "texts" / "a.txt").write_text("One text.\n\nAnother text, of some length.\n" * 9)
     (tmp_path / "train.jsonl").write_text('{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n')
     (tmp_path / "test.tsv").write_text("text\tlabel\nfine\t1\n")
 

@@ -2,10 +2,15 @@
 
 import base64
 import json
+import os
 import shlex
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launcher import hostfile, plan, process
@@ -38,10 +43,33 @@ def test_no_word_is_left_to_a_remote_shell(planned, monkeypatch):
     monkeypatch.setenv("NCCL_DEBUG", "$(touch /tmp/owned); `id` 'x'")
     monkeypatch.setenv("HF_TOKEN", "secret")
     for argv in process.host_commands(planned, planned.jobs[0], 1):
-        assert argv[0] == "ssh" and argv[-3] == "--" and "secret" not in argv[-1]
+        assert argv[:2] == ["ssh", "-T"] and argv[-3] == "--" and "secret" not in argv[-1]
+        assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "PermitLocalCommand=no"} < set(argv)
         words = shlex.split(argv[-1])
         assert words[:3] == ["cd", str(Path.cwd()), "&&"] and words[3:5] == ["exec", "env"]
         assert "NCCL_DEBUG=$(touch /tmp/owned); `id` 'x'" in words and planned.directory in words
+        assert words[words.index("launcher.agent") :][:3] == ["launcher.agent", "--silence", "40"]
+
+
+def test_the_same_agent_on_every_host_however_it_is_reached(planned):
+    hosts = (planned.cluster.hosts[0].model_copy(update={"local": True}), *planned.cluster.hosts[1:3])
+    job = planned.jobs[0].model_copy(update={"hosts": hosts})
+    for reach, remote in (("ssh", "ssh"), ("srun", "srun")):
+        plan_ = planned.model_copy(update={"cluster": planned.cluster.model_copy(update={"reach": reach})})
+        commands = process.host_commands(plan_, job, 1)
+        assert [argv[0] for argv in commands] == [sys.executable, remote, remote]
+        assert "--silence" not in commands[0] and all("--silence" in " ".join(argv) for argv in commands[1:])
+
+
+def test_ranks_meet_at_a_name_that_all_of_them_know():
+    here, there = Host(name="localhost", slots=1, local=True), Host(name="127.0.0.2", slots=1)
+    named, far = Host(name="box7", slots=1, local=True), Host(name="gpu-02.no-such.invalid", slots=1)
+    assert process.meeting((here,)) == process.meeting((far,)) == ["127.0.0.1"]
+    assert process.meeting((named, far)) == ["box7", far.name]
+    assert process.meeting((there, here)) == ["127.0.0.2", process.agent.own_address("127.0.0.2")]
+    assert process.meeting((here, far)) == [socket.getfqdn(), far.name]  # only ssh knows it
+    assert [process.peer(["a", "b", "c"], index) for index in range(3)] == ["b", "a", "a"]
+    assert process.peer(["127.0.0.1"], 0) is None
 
 
 def test_the_gpus_that_are_left_to_us_are_the_ones_we_take(planned, monkeypatch):
@@ -71,8 +99,34 @@ def test_a_port_that_is_taken_is_not_drawn(monkeypatch, planned):
         assert {process.free_port(planned, job) for _ in range(20)} == {2 * process.FIRST_PORT + 78 - taken}
 
 
-@pytest.mark.parametrize(("code", "said"), [(1, "exit code 1"), (-9, "SIGKILL"), (137, "SIGKILL"), (247, "SIGKILL")])
-def test_how_a_process_ended_in_words(code, said):
-    from launcher.attempt import signal_name
+def living(process_: subprocess.Popen) -> list[psutil.Process]:
+    return [one for one in [psutil.Process(process_.pid), *psutil.Process(process_.pid).children(recursive=True)]
+            if one.status() != psutil.STATUS_ZOMBIE]
 
-    assert signal_name(code) == said
+
+def test_a_tree_that_does_not_listen_is_killed():
+    """An agent that was stopped, with what it has started."""
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    host = Host(name="localhost", slots=1, local=True)
+    started = process.start(process.agent_command(host, None, sleeper), subprocess.DEVNULL, dict(os.environ))
+    while len(living(started)) < 2:
+        assert started.poll() is None
+    whole = living(started)
+    started.send_signal(signal.SIGSTOP)
+    process.kill_tree(started)
+    assert started.returncode == -signal.SIGKILL
+    psutil.wait_procs(whole, timeout=20)
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in whole)
+
+
+def test_a_word_is_never_waited_for():
+    """To one that reads nothing, and to one that has ended."""
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    started = process.start(sleeper, subprocess.DEVNULL, dict(os.environ))
+    for _ in range(30):
+        process.tell(started, b"." * 4096)
+    started.kill()
+    started.wait()
+    process.tell(started, b".")
+    process.kill_tree(started)
+    process.tell(started, b".")

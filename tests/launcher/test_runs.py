@@ -195,7 +195,7 @@ def test_a_killed_rank_is_restarted_as_often_as_the_recipe_says(run, undisturbed
     assert process.wait(timeout=120) == 0, run.output()
     assert [event["attempt"] for event in run.events("JobStarted")] == [1, 2]
     assert run.losses("pretrain") == undisturbed(1)
-    assert "starting again in 2 s" in run.output()
+    assert "starting again in 2 s (1 of 1 without progress)" in run.output()
 
 
 def test_a_signal_to_one_rank_stops_all(run):

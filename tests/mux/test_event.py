@@ -1,6 +1,11 @@
 """Events survive the way to disk and back, and old readers survive new writers."""
 
+import errno
 import json
+import resource
+from contextlib import contextmanager
+
+import pytest
 
 from mux.event import Event, EventReader, EventWriter, Notice, StepDone, decode, encode
 
@@ -37,3 +42,28 @@ def test_a_reader_takes_whole_lines_only(tmp_path):
         assert list(reader.read()) == []
         file.write('"text": "three"}\n')
     assert [event.text for event in reader.read()] == ["three"]
+
+
+@contextmanager
+def room_for(size: int):
+    """No file of this process grows beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_found_no_room_does_not_spoil_the_next(tmp_path):
+    path = tmp_path / "events.jsonl"
+    writer, reader = EventWriter(path), EventReader(path)
+    writer.write(Notice(text="one"))
+    with room_for(path.stat().st_size + 10):
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(Notice(text="lost"))
+        with pytest.raises(OSError) as refused:
+            writer.write(Notice(text="lost, too"))
+        assert refused.value.errno == errno.EFBIG
+    writer.write(Notice(text="two"))
+    assert [event.text for event in reader.read()] == ["one", "two"]

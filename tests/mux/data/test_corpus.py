@@ -205,7 +205,8 @@ def test_missing_files_and_bad_manifests_are_refused(opened, tokenizer, tmp_path
     manifest = opened.folder / "manifest.json"
     text = manifest.read_text()
     for bad in ("", "{", "[]", text.replace('"rows"', '"lines"'), text.replace(opened.hash, "0" * 64),
-                text.replace("<u2", "<x2")):
+                text.replace("<u2", "<x2"),
+                text.replace(f'"train_rows": {opened.manifest["train_rows"]}', '"train_rows": 1')):
         manifest.write_text(bad)
         assert str(manifest) in damaged(opened, tokenizer, tmp_path)
     manifest.unlink()

@@ -159,9 +159,14 @@ def test_a_stop_while_sentencepiece_reads_is_not_lost(leads):
 def test_a_damaged_tokenizer_is_refused_by_name(texts, tmp_path):
     trained(texts, tmp_path / "cache")
     (folder,) = (tmp_path / "cache/tokenizers").iterdir()
-    (folder / "tokenizer.json").write_text('{"model"')
-    with pytest.raises(ValueError, match=f"{folder}.* is damaged; delete the folder"):
-        trained(texts, tmp_path / "cache")
+    text = (folder / "tokenizer.json").read_text()
+    place = text.index('"▁the"')  # a piece of another spelling is a sound tokenizer, but another one
+    for bad in ('{"model"', text[:place] + '"▁thf"' + text[place + 6 :]):
+        (folder / "tokenizer.json").write_text(bad)
+        with pytest.raises(ValueError, match=f"{folder}.* is damaged; delete the folder"):
+            trained(texts, tmp_path / "cache")
+    (folder / "tokenizer.json").write_text(text)
+    trained(texts, tmp_path / "cache")
 
 
 # --- folders and the hub ------------------------------------------------------------------------------------

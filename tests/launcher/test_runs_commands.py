@@ -1,0 +1,185 @@
+"""`mux runs verify`, `mux runs diff` and `mux export --checkpoint` on real runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
+
+import mux.model  # noqa: F401 - registers the models
+from mux import manifest as manifests
+
+pytestmark = pytest.mark.processes
+
+MUX = str(Path(sys.executable).parent / "mux")
+ALONE = "tests/recipes/pretrain_alone.toml"
+
+
+def command(run, *words, columns=100):
+    environment = run.environment | {"COLUMNS": str(columns)}
+    return subprocess.run([MUX, *map(str, words)], capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def test_every_checkpoint_of_a_sound_run_is_valid(finished):
+    done = command(finished, "runs", "verify", finished.path)
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["training", "step", "ranks", "ZeRO", "size", "state"]
+    assert [row[:4] + row[-1:] for row in rows[1:-1]] == [
+        [stage, step, "2", "1", "valid"]
+        for stage, step in (("retrieval", "3"), ("retrieval", "6"), ("pretrain", "6"), ("pretrain", "8"))]
+    assert done.stdout.endswith("4 checkpoints, all valid\n")
+
+
+def other_stage(folder):
+    for path in (folder.parents[2] / "retrieval/checkpoints/step_00000006").iterdir():
+        shutil.copy(path, folder.parent / "step_00000006" / path.name)
+
+
+DAMAGES = {
+    "a flipped bit": (lambda folder: flip(folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt"),
+                      "step_00000008/zero_pp_rank_1_mp_rank_00_optim_states.pt is not what was saved", 1),
+    "a missing shard": (lambda folder: (folder / "mp_rank_00_model_states.pt").unlink(),
+                        "step_00000008/mp_rank_00_model_states.pt is missing", 1),
+    "a manifest that was cut off": (lambda folder: (folder / "manifest.json").write_text("{"),
+                                    "step_00000008/manifest.json cannot be read", 1),
+    "of another stage": (other_stage, "step_00000006/manifest.json is of retrieval, not of pretrain", 1),
+    "latest names nothing": (lambda folder: (folder.parent / "latest").write_text("../../x\n"),
+                             "latest names '../../x', which is no checkpoint; the newest is step_00000008", 1),
+    "latest lags": (lambda folder: (folder.parent / "latest").write_text("step_00000006\n"),
+                    "latest names step_00000006; the newest is step_00000008, a start goes on from it", 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_wrong_is_named(finished, copied, damage):
+    break_it, told, code = DAMAGES[damage]
+    break_it(copied / "pretrain/checkpoints/step_00000008")
+    done = command(finished, "runs", "verify", copied)
+    assert done.returncode == code and not done.stderr, done.stdout + done.stderr
+    assert told in done.stdout and ("1 not valid" in done.stdout) == ("latest" not in damage and code == 1)
+
+
+def test_narrow_terminals_and_no_run(finished, tmp_path):
+    assert command(finished, "runs", "verify", finished.path, columns=40).returncode == 0
+    done = command(finished, "runs", "verify", tmp_path)
+    assert done.returncode == 2 and "is not a run directory" in done.stderr and "Traceback" not in done.stderr
+    for word in ("verify", "diff"):
+        told = command(finished, "runs", word, "--help").stdout
+        assert f"Example: mux runs {word} runs/" in told
+
+
+def test_two_runs_are_compared(finished, copied):
+    plan = json.loads((copied / "plan.json").read_text())
+    plan["recipe"]["model"]["N"] = 5
+    (copied / "plan.json").write_text(json.dumps(plan))
+    environment = json.loads((copied / "environment.json").read_text())
+    environment["packages"]["torch"] = "1.0"
+    (copied / "environment.json").write_text(json.dumps(environment))
+    results = json.loads((copied / "results.json").read_text())
+    results["stages"][1] |= {"loss": 1.25}
+    (copied / "results.json").write_text(json.dumps(results))
+    done = command(finished, "runs", "diff", finished.path, copied)
+    assert done.returncode == 0 and not done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["model.N", "2", "5"] in rows and ["packages.torch", f'"{torch.__version__}"', '"1.0"'] in rows
+    row = next(row for row in rows if row[:1] == ["pretrain.loss"])
+    assert float(row[1]) == pytest.approx(finished.stage("pretrain")["loss"], rel=1e-4) and row[2] == "1.25"
+    assert len(rows) > 20 and not any("curve" in line for line in done.stdout.splitlines())
+    same = command(finished, "runs", "diff", finished.path, finished.path)
+    assert "recipe: no difference" in same.stdout and "versions and data: no difference" in same.stdout
+
+
+def equal(one: Path, other: Path) -> bool:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_becomes_the_model_that_the_run_left(finished, run, tmp_path):
+    done = command(finished, "export", finished.path, tmp_path / "made", "--checkpoint", "latest")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.startswith(f"{tmp_path / 'made'}: step 8 of pretrain of the run `tiny`: README.md, config.json")
+    model = finished.path / "pretrain/model"
+    assert equal(tmp_path / "made", model)
+    assert (tmp_path / "made/config.json").read_text() == (model / "config.json").read_text()
+    ours, theirs = (AutoModelForPreTraining.from_pretrained(folder).eval() for folder in (tmp_path / "made", model))
+    assert ours.get_output_embeddings().weight.data_ptr() == ours.get_input_embeddings().weight.data_ptr()
+    ids = torch.randint(5, 300, (4, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+    command(finished, "export", finished.path, tmp_path / "early", "--checkpoint", "3", "--stage", "retrieval")
+    assert not equal(tmp_path / "early", finished.path / "retrieval/model")
+    went_on = run.launch(f'--set=stages.pretrain.from="path:{tmp_path / "early"}"', "--set=stages.pretrain.steps=3",
+                         recipe=ALONE)
+    assert went_on.returncode == 0, went_on.stdout + went_on.stderr
+
+
+REFUSED = {
+    "a step that is none": (("--checkpoint", "7"), "has no checkpoint of step 7: it has 6 and 8"),
+    "a path": (("--checkpoint", "../8"), "has no checkpoint of step ../8"),
+    "a stage that is none": (("--checkpoint", "latest", "--stage", "finetune"),
+                             "has checkpoints of no such training; choose from --stage retrieval, --stage pretrain"),
+    "an ONNX file": (("--checkpoint", "latest", "--onnx"), "--onnx is for model folders"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_exported_is_refused(finished, tmp_path, what):
+    words, told = REFUSED[what]
+    done = command(finished, "export", finished.path, tmp_path / "made", *words)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_damaged_checkpoint_is_never_unpickled(finished, copied, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    folder = copied / "pretrain/checkpoints/step_00000008"
+    torch.save({"module": Payload()}, folder / "mp_rank_00_model_states.pt")
+    done = command(finished, "export", copied, tmp_path / "made", "--checkpoint", "8")
+    assert done.returncode == 2 and "mp_rank_00_model_states.pt has " in done.stderr
+    assert not (tmp_path / "made").exists() and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (2, "bf16"), (3, "fp32")])
+def test_of_every_zero_stage(run, tmp_path, zero_stage, precision):
+    done = run.launch(f"--set=engine.zero_stage={zero_stage}", f'--set=engine.precision="{precision}"',
+                      "--set=stages.pretrain.steps=6", recipe=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = command(run, "export", run.path, tmp_path / "made", "--checkpoint", "latest")
+    assert made.returncode == 0, made.stderr
+    assert equal(tmp_path / "made", run.path / "pretrain/model")
+
+
+def test_of_a_fine_tuning_that_is_going_on(run, tmp_path):
+    process = run.start("--set=stages.finetune.steps=100000")
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["stage"] == "finetune", process)
+    process.kill()
+    process.wait()
+    done = command(run, "runs", "verify", run.path)
+    assert done.returncode == 0 and "finetune/topic/seed0_lr0.001_batch4" in done.stdout, done.stdout
+    made = command(run, "export", run.path, tmp_path / "made", "--checkpoint", "latest", "--task", "topic")
+    assert made.returncode == 0, made.stderr
+    folder = next(run.path.glob("finetune/topic/trainings/*/checkpoints"))
+    assert f"step {manifests.steps(folder)[-1]} of finetune/topic/seed0_lr0.001_batch4" in made.stdout
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "made").config.num_labels == 11
