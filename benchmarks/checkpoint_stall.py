@@ -27,7 +27,7 @@ from rich.table import Table
 
 from mux.manifest import Identity
 from mux.model import MuxConfig, MuxForPreTraining
-from mux.train.checkpoint import Checkpoints
+from mux.train.checkpoint import Checkpoints, Saved
 from mux.train.engine import Engine, Ranks
 
 RANKS = 2
@@ -72,7 +72,7 @@ def measure(folder: Path, size: str, groups: int, rounds: int) -> None:
     identity = Identity("benchmark", "benchmark", RANKS, 1, "fp32")
     checkpoints = Checkpoints(folder / "checkpoints", ranks, identity, keep=1)
     ids = torch.randint(5, 1000, (groups * N, LENGTH))
-    saved = []
+    saved: list[Saved] = []
 
     def steps(count: int) -> float:
         ranks.barrier()

@@ -5,12 +5,15 @@ Code that comes with a model is not run unless the caller says so, and no folder
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 # What Python goes through one by one before any tensor is made: how the names of such fields end -> how many are real.
 MOST = {"layers": 1000, "num_labels": 100_000, "num_instances": 10_000}
@@ -43,8 +46,12 @@ def open_model(auto_class: Any, path: Path, **options: Any) -> PreTrainedModel:
     """
     try:
         _check_bytes(auto_class, path)
-        model, info = auto_class.from_pretrained(path, trust_remote_code=False, output_loading_info=True,
-                                                 ignore_mismatched_sizes=True, **options)
+        with _without_warnings():  # what does not fit is said below
+            model, info = auto_class.from_pretrained(path, trust_remote_code=False, output_loading_info=True,
+                                                     ignore_mismatched_sizes=True, **options)
+    except UnpicklingError as error:
+        raise ValueError(f"{path}: the weights are refused: their pickle holds more than tensors, which could run code "
+                         "here. Ask for them as model.safetensors") from error
     except Exception as error:  # damaged or hostile bytes fail in whichever way they lead the reader
         raise ValueError(f"{path}: the weights cannot be loaded: {_reason(error)}") from error
     if unfit := sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]):
@@ -61,6 +68,16 @@ def _check_bytes(auto_class: Any, path: Path) -> None:
     there = sum(file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
     if wanted > SPARE + 8 * there // FEWEST_BITS:
         raise ValueError(f"config.json describes {wanted:,} weights, and there are {there:,} bytes of them")
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mux.manifest import folder_name
+from mux.manifest import Manifest, folder_name
 from mux.rank import die_with_parent
 from mux.stages.context import Context
 from mux.train.checkpoint import Checkpoints
@@ -16,15 +16,24 @@ from mux.train.engine import Engine
 
 LOOK_SECONDS = 0.5  # how often the ranks look whether the conversion is done, and whether to stop
 INNER = "universal"
+COPIES = 2  # of the states: cut into pieces, and put together from them
 
 
-def load_resized(context: Context, checkpoints: Checkpoints, engine: Engine, step: int) -> None:
+def load_resized(context: Context, checkpoints: Checkpoints, engine: Engine, manifest: Manifest) -> None:
     """Load a verified checkpoint that other ranks have saved; all ranks must call it.
 
-    What it is converted to lies beside it for as long as this takes, under a name that is no checkpoint's.
+    What it is converted to lies beside it for as long as this takes, under a name that is no checkpoint's. Raises
+    OSError if the disk has too little room.
     """
-    source = checkpoints.folder / folder_name(step)
+    source = checkpoints.folder / folder_name(manifest.step)
     made = source.with_suffix(".resized")
+    if context.ranks.first:
+        for old in (made, _part(made)):
+            shutil.rmtree(old, ignore_errors=True)
+    free, needed = shutil.disk_usage(checkpoints.folder).free, COPIES * manifest.bytes
+    if context.ranks.from_first(free < needed):
+        raise OSError(f"resizing {source} needs {needed:,} bytes beside it for a moment, {free:,} are free: make room, "
+                      "and start again")
     convert(context, source, made)
     engine.load(made, INNER, converted=True)
     context.ranks.barrier()
@@ -37,11 +46,8 @@ def convert(context: Context, source: Path, made: Path) -> None:
 
     Raises Stopped on all ranks if a stop is asked for, and RuntimeError if DeepSpeed fails.
     """
-    part = made.with_suffix(".resized.part")
-    process = None
+    part, process = _part(made), None
     if context.ranks.first:
-        for old in (part, made):
-            shutil.rmtree(old, ignore_errors=True)
         part.mkdir(mode=0o700)
         process = _converting(source, part)
     try:
@@ -73,6 +79,10 @@ def _converting(source: Path, part: Path) -> subprocess.Popen[bytes]:
          "--output_folder", str(output), "--num_extract_workers", "1", "--num_merge_workers", "1",
          "--inject_missing_state"],
         cwd=source.parent, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+
+
+def _part(made: Path) -> Path:
+    return made.with_suffix(".resized.part")
 
 
 def _goes_on(process: subprocess.Popen[bytes]) -> bool:

@@ -35,7 +35,7 @@ def resume(context: Context, checkpoints: Checkpoints, engine: Engine, stage_id:
         return Position()
     there, here = manifest.identity, checkpoints.identity
     if must_be_converted(there, here):
-        load_resized(context, checkpoints, engine, manifest.step)
+        load_resized(context, checkpoints, engine, manifest)
     else:
         engine.load(checkpoints.folder, folder_name(manifest.step))
     if there != here:

@@ -214,8 +214,8 @@ class Engine:
         # which each of them would then advance. The options are the recipe's.
         for group, option in zip(self._engine.optimizer.param_groups, options, strict=True):
             group.update({name: value for name, value in option.items() if name != "params"})
-        for state in self._engine.basic_optimizer.state.values():
-            state["step"] = state["step"].clone()
+        for master, state in self._engine.basic_optimizer.state.items():
+            state["step"] = state["step"].to(master.device, copy=True)  # the fused optimizer wants it there
         self._go_on_at_smallest_scale()
 
     def _go_on_at_smallest_scale(self) -> None:

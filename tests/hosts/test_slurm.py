@@ -117,7 +117,9 @@ def preempted_in_good_time(job: Job) -> None:
     job.cluster.ask("scontrol", "update", "PartitionName=main", "GraceTime=0")
 
 
-@pytest.mark.parametrize("disturbed", [signalled, preempted, preempted_in_good_time], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("disturbed", [
+    signalled, preempted, pytest.param(preempted_in_good_time, marks=pytest.mark.thorough)],
+    ids=lambda one: one.__name__)
 def test_a_job_that_makes_room_goes_on_by_itself(job, undisturbed, disturbed):
     job.submit(*LONG).meet(step=10)
     disturbed(job)
@@ -167,3 +169,9 @@ def test_a_node_that_fails_ends_the_run(job, cluster):
     finally:
         cluster.empty()
         cluster.start_node(lost)
+
+
+def test_what_slurm_refuses_leaves_nothing(job, cluster):
+    done = job.launch("--slurm", "--set", "slurm.gpus_per_node=2", "--set", 'slurm.partition="nowhere"', recipe=RECIPE)
+    assert done.returncode == 2 and "invalid partition specified: nowhere" in done.stderr
+    assert not job.path.exists() and not cluster.ask("squeue", "-h")

@@ -1,6 +1,7 @@
 """Runs that go on on other ranks, with another ZeRO stage, or not at all; every pair of numbers is in
 tests/mux/train/test_resuming.py."""
 
+import itertools
 import signal
 import time
 from dataclasses import asdict
@@ -36,29 +37,14 @@ def saved(folder, plan, stage, step=3, **fields):
     return manifest
 
 
-CAN = {  # (ZeRO stage, ranks) before -> after
-    (0, 2): [(0, 1), (0, 4), (0, 2)],
-    (1, 2): [(1, 1), (1, 4), (2, 2), (2, 1)],
-    (2, 4): [(1, 4), (2, 2)],
-    (3, 2): [(3, 2), (3, 1), (3, 4)],
-}
-
-
-@pytest.mark.parametrize("before", CAN, ids=str)
-def test_which_checkpoints_can_be_gone_on_from(tmp_path, before):
-    found = []
-    plan, run = planned(tmp_path / "r", f"engine.zero_stage={before[0]}", f"cluster.processes={before[1]}")
+@pytest.mark.parametrize(("before", "family"), [(0, (0,)), (1, (1, 2)), (2, (1, 2)), (3, (3,))])
+def test_which_checkpoints_can_be_gone_on_from(tmp_path, before, family):
+    plan, run = planned(tmp_path / "r", f"engine.zero_stage={before}")
     manifest = saved(run.checkpoints("pretrain"), plan, "pretrain")
-    for zero_stage in range(4):
-        for ranks in (1, 2, 4):
-            other, _ = planned(tmp_path / "r", f"engine.zero_stage={zero_stage}", f"cluster.processes={ranks}")
-            reason = resizing.refusal(manifest, other, other.stage("pretrain"))
-            if reason is None:
-                found.append((zero_stage, ranks))
-            else:
-                assert reason == f"what ZeRO {before[0]} has saved cannot become ZeRO {zero_stage}'s"
-    family = {0: (0,), 1: (1, 2), 2: (1, 2), 3: (3,)}[before[0]]
-    assert found == [(stage, ranks) for stage in family for ranks in (1, 2, 4)] and set(CAN[before]) <= set(found)
+    for zero_stage, ranks in itertools.product(range(4), (1, 2, 4)):
+        other, _ = planned(tmp_path / "r", f"engine.zero_stage={zero_stage}", f"cluster.processes={ranks}")
+        assert resizing.refusal(manifest, other, other.stage("pretrain")) == (
+            None if zero_stage in family else f"what ZeRO {before} has saved cannot become ZeRO {zero_stage}'s")
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Weights in fp32 out of the shards of fp16 training, whatever the ZeRO stage; other precisions go through the command."""
+"""Weights in fp32 out of the shards of fp16 training, of every ZeRO stage; other precisions: tests/launcher."""
 
 import json
 import os
