@@ -3,8 +3,8 @@
     python -m launcher.agent [--silence SECONDS] [--peer HOST] -- COMMAND...
 
 Its stdin is the launcher's lease: when it closes, the launcher or the link to it is gone and everything here is killed
-at once. The launcher writes KEEP to it every few seconds and END to have the processes end in good order. The exit
-code is the command's, as a shell would say it, but never 255, which is ssh's own word for a host out of reach.
+at once. The launcher writes a byte to it every few seconds. The exit code is the command's, as a shell would say it,
+but never 255, which is ssh's own word for a host out of reach.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from contextlib import suppress
 
 import psutil
 
-KEEP, END = b".", b"e"  # the launcher's two words
+KEEP = b"."  # what the launcher writes
 
 LOOK_SECONDS = 0.1
 RANKS_SECONDS = 1.0  # between looks for ranks that are gone: each reads all of /proc
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 LAST_WORDS_SECONDS = 10.0  # for the other ranks of a host to end after one is gone
-REAP_SECONDS = 5.0  # for the kernel to take away what was killed; a disk that hangs may keep it longer
+REAP_SECONDS = 30.0  # for the kernel to take away what was killed: GPUs take a while, a disk that hangs may take longer
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LIBC = ctypes.CDLL(None)  # loaded before any fork
@@ -45,7 +45,7 @@ def main() -> None:
     lease = Lease(options.silence)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lease.on_signal)
-    if "SLURM_JOB_ID" in os.environ:  # SLURM sends it to every process of a job: the ranks save, the launcher says END
+    if "SLURM_JOB_ID" in os.environ:  # SLURM sends it to every process of a job: the ranks save, and end by themselves
         signal.signal(signal.SIGTERM, lambda number, frame: None)
     code = supervise(Group(command, environment), lease)
     os._exit(exit_status(code))  # whatever state stdout is in, once the launcher is gone
@@ -90,7 +90,7 @@ class Lease:
         """`silence`: so many seconds without a word mean that the launcher is out of reach."""
         self.silence = silence
         self.lost = False  # nobody is there any more
-        self.ended = False  # an orderly end was asked for, by the launcher or by a signal
+        self.ended = False  # a signal has asked for an orderly end
         self._heard = time.monotonic()
 
     def on_signal(self, number: int, frame: object) -> None:
@@ -102,9 +102,7 @@ class Lease:
             time.sleep(seconds)
             return
         if select.select([0], [], [], seconds)[0]:
-            words = os.read(0, 4096)
-            self.lost = not words
-            self.ended = self.ended or END in words
+            self.lost = not os.read(0, 4096)
             self._heard = time.monotonic()
         if time.monotonic() - self._heard > self.silence:
             self.lost = True

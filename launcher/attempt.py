@@ -9,7 +9,6 @@ from launcher.failure import Ended, Failure, Who, of_end, of_silence, of_stall
 from launcher.liveness import Liveness
 from launcher.process import JobProcesses
 from mux.event import (
-    CheckpointSaved,
     Event,
     EventReader,
     Heartbeat,
@@ -17,29 +16,30 @@ from mux.event import (
     JobStarted,
     RankFailed,
     RankSignalled,
-    StageDone,
     StepDone,
     StopAgreed,
-    TrainingDone,
 )
 from mux.run import JobPlan, Plan, RunDirectory
 
+LAST_WORDS_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others
 BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
 
 
 class Attempt:
     """A job from its start to its end. `say` is told all that its ranks say, and what is seen from outside."""
 
-    def __init__(self, run: RunDirectory, plan: Plan, job: JobPlan, number: int, say: Callable[[Event], None]) -> None:
-        """Start the processes; `number` counts the starts of this job."""
-        self.run, self.plan, self.job, self.say = run, plan, job, say
+    def __init__(self, run: RunDirectory, plan: Plan, job: JobPlan, number: int, say: Callable[[Event], None],
+                 further: Callable[[Event], bool]) -> None:
+        """Start the processes; `number` counts the starts of this job, `further` knows whether an event is progress."""
+        self.run, self.plan, self.job, self.say, self.further = run, plan, job, say, further
         self.code: int | None = None  # when it has ended: 0, or what the first process to fail returned
         self.failure: Failure | None = None
         self.stopped: StopAgreed | None = None
         self.signalled: RankSignalled | None = None  # a rank was sent a signal that asks for a stop
         self.trained = False  # a step was done
-        self.progressed = False  # a checkpoint was saved, a training or a stage done
+        self.progressed = False  # the run has come further than it ever was
         self._failed: list[RankFailed] = []
+        self._ending_until = 0.0
         self._beats: dict[Who, float] = {}  # when a heartbeat was last passed on
         self._readers = list(self._from_now_on())
         ranks = [(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
@@ -57,7 +57,6 @@ class Attempt:
 
     def look(self) -> None:
         """One look: what the ranks say, whether they live and come further. Ends a job that does not, everywhere."""
-        self._processes.beat()
         self.liveness.look()
         code = self._processes.poll()  # asked before reading: what a dying rank said last is then still read
         self._listen()
@@ -85,8 +84,8 @@ class Attempt:
         self._processes.kill()
 
     def _standing_still(self) -> Failure | None:
-        if self._failed:
-            return None  # its agent ends the others soon
+        if time.monotonic() < self._ending_until:
+            return None
         if silent := self.liveness.silent():
             return of_silence(silent, self.liveness.places, self.run)
         if (seconds := self.liveness.stalled()) is not None:
@@ -109,6 +108,7 @@ class Attempt:
                     self.liveness.heard(event)
                 if not (isinstance(event, Heartbeat) and self._heard_lately(event)):
                     self.say(event)
+                self.progressed = self.further(event) or self.progressed
                 match event:
                     case StopAgreed():
                         self.stopped = event
@@ -116,10 +116,9 @@ class Attempt:
                         self.signalled = event
                     case RankFailed():
                         self._failed.append(event)
+                        self._ending_until = time.monotonic() + LAST_WORDS_SECONDS
                     case StepDone():
                         self.trained = True
-                    case CheckpointSaved() | TrainingDone() | StageDone():
-                        self.progressed = True
 
     def _heard_lately(self, beat: Heartbeat) -> bool:
         """Thin out heartbeats: however many ranks there are, the log grows by a few of them a second."""

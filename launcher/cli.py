@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 from launcher import model_commands, report_commands, runs_commands
+from launcher.ending import REFUSED, ending, told
 from launcher.runs_commands import existing
 from mux.recipe import Problem, Refusal
-from mux.run import read_json
+from mux.recipe.wording import printable
+from mux.run import read_results
 from mux.secrets import redact_output
-
-REFUSED = 2
 
 launch = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 mux = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
@@ -37,7 +37,7 @@ def refusing(heading: str = "") -> Iterator[None]:
     try:
         yield
     except Refusal as refusal:
-        print(f"{heading}{refusal}", file=sys.stderr)
+        print(f"{heading}{told(refusal)}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
 
 
@@ -131,6 +131,7 @@ def stop(run: Annotated[Path, typer.Argument(help="A run directory.", show_defau
     while wait and running(directory):
         time.sleep(0.2)
     if wait:
-        status = (read_json(directory.results) or {}).get("status")
+        with ending(REFUSED):
+            status = (read_results(directory.results) or {}).get("status")
         print("stopped; the same mux-launch command goes on from there" if status == "stopped"
-              else f"the run had ended already: {status}")
+              else f"the run had ended already: {printable(str(status))}")

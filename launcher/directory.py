@@ -19,7 +19,7 @@ from typing import Any, Literal
 from launcher import resizing
 from mux.event import EventReader, RunFinished
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
-from mux.run import Plan, RunDirectory, write_json, write_text
+from mux.run import Plan, RunDirectory, read_json, write_json, write_text
 
 Resume = Literal["auto", "required", "never"]
 State = Literal["new", "unfinished", "finished"]
@@ -33,6 +33,7 @@ class Lock:
 
     def __init__(self, run: RunDirectory) -> None:
         """Take the lock. Raises Refusal naming the holder if another launcher has it."""
+        self._run = run
         self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
         if not self._taken():
             holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "another launcher"
@@ -50,6 +51,9 @@ class Lock:
                 return True
             except BlockingIOError:
                 time.sleep(0.1)
+            except OSError as error:
+                raise Refusal(Problem(f"its disk knows no locks: {error.strerror}", where=str(self._run.path),
+                                      hint="mount it with locks (Lustre: -o flock), or choose --run-dir")) from None
         return False
 
     def release(self) -> None:
@@ -138,6 +142,19 @@ def notes(previous: Plan, plan: Plan) -> list[str]:
     """What is not as it was when the run began, and makes no difference to what is trained: a line a key."""
     return [f"goes on with {key} = {json.dumps(new)} (was {json.dumps(old)})"
             for key, old, new in differences(previous.recipe, plan.recipe) if harmless(key)]
+
+
+def other_software(run: RunDirectory) -> list[str]:
+    """In words, with which other versions of this project and its packages a run goes on."""
+    try:
+        before = read_json(run.environment) or {}
+        known = {"commit": before.get("commit"), "python": before.get("python"), **before.get("packages", {})}
+    except (ValueError, AttributeError, TypeError):
+        return []
+    now = environment(())
+    found = {"commit": now["commit"], "python": now["python"], **now["packages"]}
+    return [f"goes on with another {name}: {found[name]} (was {known[name]})" for name in found
+            if known.get(name) not in (None, found[name])]
 
 
 def is_finished(run: RunDirectory, plan: Plan) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import typer
 
 from mux.recipe import Refusal
+from mux.recipe.wording import printable
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -19,8 +20,13 @@ def ending(code: int) -> Iterator[None]:
     try:
         yield
     except (Refusal, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(told(error), file=sys.stderr)
         raise typer.Exit(code) from None
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(told(error), file=sys.stderr)
         raise typer.Exit(FAILED) from None
+
+
+def told(error: Exception) -> str:
+    """What an error says, whatever it quotes: lines without anything that a terminal would obey."""
+    return "\n".join(map(printable, str(error).split("\n")))

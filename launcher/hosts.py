@@ -131,7 +131,7 @@ def _ask(cluster: Cluster, question: Question) -> tuple[dict[str, Reply], dict[s
     for index, host in enumerate(cluster.hosts):
         asked = question.model_copy(update={"name": str(index)}).model_dump_json()
         argv = [sys.executable, "-u", "-m", "launcher.probe", asked]
-        commands[host.name] = (process.reach(cluster, host, argv, {}), dict(os.environ))
+        commands[host.name] = (process.reach(cluster, host, argv, {}), process.environment(cluster, host, {}))
     replies, silent = {}, {}
     said = errands.together(commands, ANSWER_SECONDS)
     for index, host in enumerate(cluster.hosts):
@@ -186,7 +186,8 @@ def _meet(inspection: Inspection) -> tuple[float, dict[str, str]]:
                 backend, str(HANDSHAKE_SECONDS)]
         variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(process.devices(host)[0])}
         started = process.agent_command(host, process.peer(addresses, index), argv)
-        commands[host.name] = (process.reach(inspection.cluster, host, started, variables), os.environ | variables)
+        commands[host.name] = (process.reach(inspection.cluster, host, started, variables),
+                                process.environment(inspection.cluster, host, variables))
     said = errands.together(commands, 2 * HANDSHAKE_SECONDS)
     summed = {name: errand.output.partition(f"{DONE} ")[2].split() for name, errand in said.items()}
     if all(summed.values()):

@@ -11,7 +11,7 @@ from launcher.attempt import Attempt
 from launcher.directory import has_trained
 from launcher.failure import FINAL, OF_HOSTS, Failure
 from launcher.stopping import Stopping
-from mux.event import Event, Notice, Restarting, StopAgreed
+from mux.event import CheckpointSaved, Event, Notice, Restarting, StageDone, StopAgreed, TrainingDone
 from mux.run import JobPlan, Plan, RunDirectory
 
 LOOK_SECONDS = 0.1
@@ -26,12 +26,25 @@ class Restarts:
         self.most = most
         self._starts: dict[object, int] = {}
         self._failures: dict[object, int] = {}
+        self._saved: dict[object, int] = {}  # the last step that was saved, by training
 
     def started(self, job: JobPlan) -> int:
         """Count a start; which one it is."""
         work = (job.stages, job.trainings)
         self._starts[work] = self._starts.get(work, 0) + 1
         return self._starts[work]
+
+    def further(self, event: Event) -> bool:
+        """Whether the run has never been as far: a checkpoint that is saved once more is no progress."""
+        match event:
+            case TrainingDone() | StageDone():
+                return True
+            case CheckpointSaved():
+                training = event.stage, event.training
+                before, self._saved[training] = self._saved.get(training, 0), event.step
+                self._saved[training] = max(before, event.step)
+                return event.step > before
+        return False
 
     def after(self, job: JobPlan, progressed: bool = False) -> Restarting | None:
         """Count a failure; the start that follows, if one may."""
@@ -99,7 +112,8 @@ class Phase:
         for job in [job for job in self.jobs if self.due.get(job.id, math.inf) <= time.monotonic()]:
             del self.due[job.id]
             self._unsaved.pop(job.id, None)
-            self.live.append(Attempt(self.run, self.plan, job, self.restarts.started(job), self.say))
+            self.live.append(Attempt(self.run, self.plan, job, self.restarts.started(job), self.say,
+                                     self.restarts.further))
 
     def _look(self) -> None:
         for attempt in self.live:

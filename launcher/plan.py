@@ -57,7 +57,7 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
     problems = Problems(loaded)
     if cluster.devices > MAX_DEVICES:
         raise Refusal(Problem(f"{cluster.devices:,} ranks are more than {MAX_DEVICES:,}", where=cluster.source))
-    if len(cluster.hosts) < (recipe.cluster.min_hosts or 1):
+    if len(cluster.everyone) < (recipe.cluster.min_hosts or 1):
         problems.add("cluster.min_hosts", f"{recipe.cluster.min_hosts} hosts are needed, {_hosts(cluster)}",
                      f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
     stages: list[StagePlan] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from launcher import gpu, hostfile, named_files
@@ -191,6 +192,10 @@ def _nearest(path: Path) -> Path:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    found = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_size for path in found)
+    """Bytes of all files in a folder; what goes away in the meantime counts for nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(where) / name).lstat().st_size
+    return total

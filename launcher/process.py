@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,6 @@ from mux.run import Cluster, Host, JobPlan, Plan, RunDirectory
 FIRST_PORT, PORTS = 20_000, 10_000  # where ranks meet: below the ports that systems hand out
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 40.0  # without a beat, a remote agent takes its launcher for gone
-END_SECONDS = agent.GRACE_SECONDS + agent.REAP_SECONDS + 2.0  # for an agent to end its processes in good order
 
 # Keep freed memory instead of giving it back to the kernel: else page faults take up to half of a CPU step.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_TOP_PAD_": "67108864"}
@@ -42,7 +42,8 @@ FORWARDED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAM
 # Nobody is asked for a password or about a host key; nothing of the user's session goes along.
 SSH_OPTIONS = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "ConnectTimeout": "10", "ServerAliveInterval": "5",
                "ServerAliveCountMax": "3", "ForwardAgent": "no", "ForwardX11": "no", "ClearAllForwardings": "yes",
-               "PermitLocalCommand": "no"}
+               "PermitLocalCommand": "no", "ControlMaster": "no", "ControlPath": "none"}
+SSH_NEEDS = ("HOME", "LANG", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "USER")  # a user's SendEnv finds nothing else to send
 
 
 def node_command(plan: Plan, job: JobPlan, host_index: int, master: str, port: int | None) -> list[str]:
@@ -86,6 +87,13 @@ def reach(cluster: Cluster, host: Host, argv: list[str], variables: dict[str, st
         return argv
     forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     return REACH[cluster.reach](host, argv, forwarded | variables, os.getcwd())
+
+
+def environment(cluster: Cluster, host: Host, variables: dict[str, str]) -> dict[str, str]:
+    """What the process that `reach` begins here finds in its environment."""
+    if host.local or cluster.reach == "srun":
+        return os.environ | variables
+    return {name: os.environ[name] for name in SSH_NEEDS if name in os.environ}
 
 
 def agent_command(host: Host, peer: str | None, command: list[str]) -> list[str]:
@@ -154,14 +162,17 @@ class JobProcesses:
     def __init__(self, plan: Plan, job: JobPlan, run: RunDirectory) -> None:
         """Start them."""
         self._agents: dict[str, subprocess.Popen[bytes]] = {}  # by host name
-        self._next_beat = time.monotonic() + BEAT_SECONDS
+        self._speaking = threading.Lock()
+        self._over = threading.Event()
         try:
             for host, argv in zip(job.hosts, host_commands(plan, job, free_port(plan, job)), strict=True):
                 with open(os.open(run.node_log(host.name, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log:
-                    self._agents[host.name] = start(argv, log, os.environ | variables(plan, job, host))
+                    around = environment(plan.cluster, host, variables(plan, job, host))
+                    self._agents[host.name] = start(argv, log, around)
         except BaseException:
             self.kill()
             raise
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def codes(self) -> dict[str, int | None]:
         """What each host's agent, or the ssh to it, has ended with, by host name; None: it lives."""
@@ -175,25 +186,20 @@ class JobProcesses:
             return failed[0]
         return 0 if all(code == 0 for code in codes) else None
 
-    def beat(self) -> None:
-        """Show the agents that the launcher lives, every few seconds. Never waits."""
-        if time.monotonic() >= self._next_beat:
-            self._next_beat = time.monotonic() + BEAT_SECONDS
-            for process in self._agents.values():
-                tell(process, agent.KEEP)
-
-    def end(self) -> None:
-        """SIGTERM, a moment of grace, SIGKILL: to all processes on all hosts. Nothing is left when this returns."""
-        for process in self._agents.values():
-            tell(process, agent.END)
-        self._wait(END_SECONDS)
-        self.kill()
+    def _beat(self) -> None:
+        """Show the agents that the launcher lives, also while it waits for a terminal or a disk."""
+        while not self._over.wait(BEAT_SECONDS):
+            with self._speaking:
+                for process in self._agents.values():
+                    tell(process, agent.KEEP)
 
     def kill(self) -> None:
         """End all at once. Nothing is left when this returns, but on hosts that are out of reach; there, nothing
         after SILENCE_SECONDS."""
-        for process in self._agents.values():
-            close(process)
+        self._over.set()
+        with self._speaking:
+            for process in self._agents.values():
+                close(process)
         self._wait(agent.REAP_SECONDS + 1.0)
         for process in self._agents.values():
             kill_tree(process)

@@ -24,16 +24,18 @@ class Regrouped:
 
 
 def regroup(run: RunDirectory, plan: Plan, problems: dict[str, tuple[str, ...]], replan: Replan) -> Regrouped:
-    """The plan without the hosts that have problems. Raises TooFewHosts, or Refusal if it fits no others."""
+    """The plan without the hosts that have problems; spare ones may take their place. Raises TooFewHosts, or Refusal
+    if it fits no others."""
     lost = [host for host in plan.cluster.hosts if problems.get(host.name)]
     if not lost:
         return Regrouped(plan, ())
-    healthy = [host for host in plan.cluster.hosts if host not in lost]
-    least = plan.recipe["cluster"]["min_hosts"] or len(plan.cluster.hosts)
+    everyone = plan.cluster.everyone
+    healthy = [host for host in everyone if not problems.get(host.name)]
+    least = plan.recipe["cluster"]["min_hosts"] or len(everyone)
     if len(healthy) < least:
-        raise TooFewHosts(Problem(f"{len(healthy)} of {len(plan.cluster.hosts)} hosts are well, {least} are needed: "
-                                  + "; ".join(f"{host.name}: {problems[host.name][0]}" for host in lost),
-                                  "cluster.min_hosts"))
+        raise TooFewHosts(Problem(f"{len(healthy)} of {len(everyone)} hosts are well, {least} are needed: "
+                                  + "; ".join(f"{host.name}: {problems[host.name][0]}" for host in everyone
+                                              if host not in healthy), "cluster.min_hosts"))
     made = largest(plan.cluster, healthy, replan)
     if reasons := resizing.refusals(run, made):
         raise Refusal([Problem(f"cannot go on on {made.stage(stage).devices} devices: {reason}", f"stages.{stage}")
@@ -46,8 +48,10 @@ def largest(cluster: Cluster, healthy: Sequence[Host], replan: Replan) -> Plan:
     all of them if it fits on none."""
     first: Refusal | None = None
     for count in range(len(healthy), 0, -1):
+        taken = tuple(healthy[:count])
+        spare = tuple(host for host in cluster.everyone if host not in taken)
         try:
-            return replan(cluster.model_copy(update={"hosts": tuple(healthy[:count])}))
+            return replan(cluster.model_copy(update={"hosts": taken, "spare": spare}))
         except Refusal as refusal:
             first = first or refusal
     raise first or Refusal(Problem("no host is left"))

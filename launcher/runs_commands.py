@@ -11,7 +11,7 @@ import typer
 
 from launcher.ending import FAILED, REFUSED, ending
 from mux.recipe import Problem, Refusal
-from mux.run import Plan, RunDirectory, read_json
+from mux.run import Plan, RunDirectory, read_json, read_results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +38,7 @@ def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] =
         return
     for path in found:
         try:
-            results = read_json(path / "results.json") or {"status": "unknown", "stages": []}
+            results = read_results(path / "results.json") or {"status": "unknown", "stages": []}
         except ValueError:
             results = {"status": "unreadable", "stages": []}
         status = results["status"]

@@ -16,7 +16,8 @@ from launcher.dashboard.sentences import sentence
 from launcher.directory import Resume
 from launcher.regrouping import Replan, TooFewHosts, regroup
 from mux.recipe import Loaded, Problem, Recipe, Refusal, load, secrecy
-from mux.run import Cluster, Plan, RunDirectory, read_json
+from mux.recipe.wording import reason
+from mux.run import Cluster, Plan, RunDirectory, read_results
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,10 @@ def launch(request: Request, plain: bool) -> int:
     run.create()
     lock = directory.Lock(run)
     try:
+        run.stop_request.unlink(missing_ok=True)  # of an earlier start: from now on it is ours
         if state == "unfinished":
-            print("".join(f"{note}\n" for note in directory.notes(run.read_plan(), made)), end="")
+            notes = (*directory.notes(run.read_plan(), made), *directory.other_software(run))
+            print("".join(f"{note}\n" for note in notes), end="")
         directory.write_beginning(run, loaded, made, request.overrides)
         display = dashboard.choose(sys.stdout, plain)
         code = Supervisor(run, made, display, resumed=state == "unfinished",
@@ -186,13 +189,13 @@ def detach(request: Request, command: list[str]) -> int:
 
 
 def print_summary(run: RunDirectory) -> None:
-    """The final screen."""
+    """The final screen. Raises Refusal if there is nothing to show, or nothing that a run has written."""
     from launcher import summary
 
     try:
-        results, made = read_json(run.results), run.read_plan()
-    except ValueError as error:
-        raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.path))) from None
-    if results is None:
-        raise Refusal(Problem("has no results yet", where=str(run.path)))
-    summary.show(results, made, run.path, sys.stdout)
+        results, made = read_results(run.results), run.read_plan()
+        if results is None:
+            raise Refusal(Problem("has no results yet", where=str(run.path)))
+        summary.show(results, made, run.path, sys.stdout)
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        raise Refusal(Problem(f"cannot be read: {reason(error)}", where=str(run.path))) from None

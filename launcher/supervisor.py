@@ -49,7 +49,6 @@ class Supervisor:
     def execute(self) -> int:
         """Run to the end of the plan, or as far as it goes; the exit status of `mux-launch`."""
         started = time.monotonic()
-        self.run.stop_request.unlink(missing_ok=True)
         with self.stopping.listening(), self.display:
             for event in self._unheard():
                 self.say(event)
@@ -88,7 +87,7 @@ class Supervisor:
         if self.stopping.interrupted_again:
             return self._failed(INTERRUPTED, 0, "interrupted twice: ended without saving")
         asked = self.stopping.asked()
-        unsaved = outcome.unsaved if asked and not outcome.stopped else None
+        unsaved = outcome.unsaved if asked else None
         if failure := outcome.failed or unsaved:
             lost = "a stop was asked for, and what was done since the last checkpoint could not be saved: "
             return self._failed(FAILED, failure.code, f"{lost if asked else ''}{failure.text}")
@@ -100,12 +99,12 @@ class Supervisor:
         outcome."""
         again: Restarting | None = suspected.restarting
         while again is not None:
-            inspection = self._inspect() if self._wait(again.seconds) else None
-            outcome.failed = None
-            if inspection is None:  # a stop was asked for
-                outcome.unsaved = suspected.unsaved
-                return
             try:
+                inspection = self._inspect() if self._wait(again.seconds) else None
+                outcome.failed = None
+                if inspection is None:  # a stop was asked for
+                    outcome.unsaved = suspected.unsaved
+                    return
                 found = regroup(self.run, self.plan, inspection.problems, self.replan)
             except Refusal as refusal:
                 outcome.failed = Failure("host", "; ".join(problem.message for problem in refusal.problems))
@@ -127,10 +126,12 @@ class Supervisor:
     def _inspect(self) -> hosts.Inspection | None:
         """What the hosts say; None if a stop was asked for in the meantime."""
         answer: Future[hosts.Inspection] = Future()
+        cluster = self.plan.cluster
 
         def ask() -> None:
             try:
-                answer.set_result(hosts.inspect(self.plan.cluster, self.run, self.plan.disk_bytes, rendezvous=True))
+                everyone = cluster.model_copy(update={"hosts": cluster.everyone, "spare": ()})
+                answer.set_result(hosts.inspect(everyone, self.run, self.plan.disk_bytes, rendezvous=True))
             except BaseException as error:  # raised where it is waited for
                 answer.set_exception(error)
 

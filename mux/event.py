@@ -12,11 +12,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mux.secrets import redacted
+from mux.content import checked, sayable
 
 VERSION = 1
 
@@ -298,34 +298,21 @@ class Notice(Event):
 # --- reading and writing ---------------------------------------------------------------------------------------
 def encode(event: Event) -> str:
     """One line of JSON without its newline, and without secrets. NaN and infinity become null: JSON lacks them."""
-    values = {key: _sayable(value) for key, value in asdict(event).items()}
+    values = {key: sayable(value) for key, value in asdict(event).items()}
     head = {"v": VERSION, "time": round(values.pop("time"), 3), "event": type(event).__name__}
     return json.dumps(head | values, ensure_ascii=False, allow_nan=False)
 
 
 def decode(line: str) -> Event | None:
-    """The event of a line; None for an event of a kind or version this program does not know, or a torn line."""
+    """The event of a line; None for one of a kind or version that this program does not know, odd, or torn."""
     try:
         values = json.loads(line)
         kind = Event.kinds.get(values.pop("event"))
         if kind is None or values.pop("v") != VERSION:
             return None
-        known = {f.name for f in fields(kind)}
-        return kind(**{key: value for key, value in values.items() if key in known})
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return kind(**checked(kind, values))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _sayable(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0.0 else None
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, dict):
-        return {key: _sayable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_sayable(item) for item in value]
-    return value
 
 
 class EventWriter:
@@ -348,6 +335,10 @@ class EventWriter:
         self._torn = written < len(line)
         if self._torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self) -> None:
+        """Have a shared disk show what was written: NFS sends it whenever a descriptor is closed."""
+        os.close(os.dup(self._file))
 
     def close(self) -> None:
         os.close(self._file)

@@ -7,6 +7,7 @@ to the folder: a hash is no authentication, and unpickling a shard runs what is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -33,6 +34,8 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}$")]
 Word = Annotated[str, Field(max_length=500)]
 
 _STEP = re.compile(r"step_([0-9]{8,16})")
+OPTIMIZER = "_optim_states.pt"  # how DeepSpeed calls what each rank has of the optimizer's state
+LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO}
 
 
 class InvalidCheckpoint(ValueError):
@@ -115,9 +118,10 @@ def read(folder: Path) -> Manifest:
             raise ValueError("its content is not what was written: its sha256 differs")
     except ValidationError as problem:
         raise InvalidCheckpoint(f"{path} cannot be read: {_first(problem)}") from None
-    except (OSError, ValueError, RecursionError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise InvalidCheckpoint(f"{path} cannot be read: {reason}") from None
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    except (ValueError, RecursionError) as problem:
+        raise InvalidCheckpoint(f"{path} cannot be read: {problem}") from None
     return manifest
 
 
@@ -150,6 +154,11 @@ def examine(folder: Path) -> Manifest:
             raise InvalidCheckpoint(f"{path} is not a plain file")
         if status.st_size != entry.bytes:
             raise InvalidCheckpoint(f"{path} has {status.st_size} bytes, its manifest says {entry.bytes}")
+        _check_owner(path, status)
+    shards = sum(name.endswith(OPTIMIZER) for name in manifest.files)
+    if manifest.zero_stage > 0 and shards not in (0, manifest.world_size):
+        raise InvalidCheckpoint(f"{folder} says world_size = {manifest.world_size}, and has the optimizer states of "
+                                f"{shards} ranks")
     return manifest
 
 
@@ -159,23 +168,42 @@ def check_content(path: Path, entry: FileEntry) -> None:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
-        raise InvalidCheckpoint(f"{path} cannot be read: {problem.strerror}") from None
+        raise _unreadable(path, problem) from None
     if found != entry.sha256:
         raise InvalidCheckpoint(f"{path} is not what was saved: its sha256 differs from the manifest's")
 
 
 def check_private(folder: Path) -> None:
     """Raise InvalidCheckpoint if someone else could have put a file here: unpickling one runs its code."""
-    for place in (folder, folder.parent):
+    for place in _up_to_the_run(folder):
         try:
             status = place.lstat()
         except OSError as problem:
-            raise InvalidCheckpoint(f"{place} cannot be read: {problem.strerror}") from None
+            raise _unreadable(place, problem) from None
         if not stat.S_ISDIR(status.st_mode):
             raise InvalidCheckpoint(f"{place} is not a folder of its own")
-        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise InvalidCheckpoint(f"{place} is owned by another user or writable by others; "
-                                    f"take it over (chown) and chmod go-w it if you trust it")
+        _check_owner(place, status)
+
+
+def _up_to_the_run(folder: Path) -> list[Path]:
+    """A checkpoint's folder and those it is in, up to the run directory; of one in no run the folder and its parent."""
+    places = [folder, *folder.parents]
+    run = next((number for number, place in enumerate(places) if (place / "plan.json").exists()), 1)
+    return places[: run + 1]
+
+
+def _check_owner(place: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidCheckpoint(f"{place} is owned by another user or writable by others; "
+                                f"take it over (chown) and chmod go-w it if you trust it")
+
+
+def _unreadable(place: Path, problem: OSError) -> InvalidCheckpoint:
+    """The verdict on what cannot be read. Raises the problem itself if it may pass: a disk that does not answer says
+    nothing against what is on it."""
+    if problem.errno not in LASTING:
+        raise problem
+    return InvalidCheckpoint(f"{place} cannot be read: {problem.strerror}")
 
 
 def differing(there: Identity, here: Identity) -> dict[str, tuple[Any, Any]]:

@@ -20,6 +20,7 @@ from mux.event import Event, EventWriter, Heartbeat, Progress, StageStarted
 from mux.secrets import redact_output
 
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)  # loaded before any fork
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 PROJECT = f"{Path(__file__).parent}{os.sep}"
 UNSAID = 100  # events that are kept while they cannot be written
@@ -27,12 +28,23 @@ HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.5  # at most one Progress event in so many seconds
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent ends (SIGTERM would only ask for a stop), and see it still lives."""
+def die_with_parent(agent: str | None = None) -> None:
+    """Ask the kernel for SIGKILL when the parent ends (SIGTERM would only ask for a stop), and see it still lives.
+
+    `agent`: the process that the parent is a child of. Another one has no agent above it: the parent had died
+    already, and somebody took its children over.
+    """
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or parent == 1 or (agent is not None and _parent_of(parent) != agent):
         os._exit(1)
+
+
+def _parent_of(process: int) -> str | None:
+    try:
+        return str(psutil.Process(process).ppid())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def write_output_to(log: Path) -> None:
@@ -132,6 +144,7 @@ class Voice:
                 memory, use = self.gpu()
                 self._writer.write(Heartbeat(stage=self.stage, step=self.step, gpu_memory_bytes=memory, gpu_use=use,
                                              memory_bytes=self._process.memory_info().rss, where=main_thread()))
+                self._writer.flush()
 
     def quiet(self) -> None:
         self._quiet.set()

@@ -36,11 +36,16 @@ class Cluster(Part):
     hosts: tuple[Host, ...]
     device: Literal["cpu", "cuda"]
     source: str  # for people: "hostfiles/8x_a100.txt", "this host", "SLURM job 123"
+    spare: tuple[Host, ...] = ()  # hosts that are not taken: left out, or idle since the batch cannot be divided
     reach: Literal["ssh", "srun"] = "ssh"  # how hosts other than this one are reached
 
     @property
     def devices(self) -> int:
         return sum(host.slots for host in self.hosts)
+
+    @property
+    def everyone(self) -> tuple[Host, ...]:
+        return *self.hosts, *self.spare
 
 
 class Point(Part):
@@ -280,8 +285,37 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None if there is no such file."""
+    """The value in a JSON file; None if there is no such file. Raises ValueError: no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+class StageEntry(BaseModel):
+    """What every stage has in results.json; the rest is as its kind says."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    id: str
+    kind: str
+    status: str
+
+
+class Results(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str
+    status: str
+    stages: list[StageEntry]
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """The content of a results.json; None if there is none. Raises ValueError: of another shape than a run's."""
+    try:
+        content = read_json(path)
+        return None if content is None else Results.model_validate(content).model_dump()
+    except ValueError:
+        raise ValueError(f"{path} is not what a run writes") from None

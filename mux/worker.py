@@ -19,7 +19,7 @@ from mux.run import JobPlan, Plan, RunDirectory
 
 
 def main() -> None:
-    process.die_with_parent()
+    process.die_with_parent(os.environ.get("MUX_AGENT"))
     os.umask(0o077)
     run, job_id = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     plan = run.read_plan()

@@ -14,6 +14,9 @@ import psutil
 import pytest
 import torch
 
+from tests.faults.ledger import Entry, steps_lost, table
+
+FAULTS = pytest.StashKey[list[Entry]]()
 ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "mux-launch")]
 TINY = "tests/recipes/tiny.toml"
@@ -30,6 +33,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         longer = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=longer)
         items[:] = [item for item in items if item not in longer]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Enter faults that were injected into the table of what they cost."""
+    report = yield
+    mark = item.get_closest_marker("fault")
+    if mark is not None and report.when == "call":
+        runs = [value for value in item.funcargs.values() if isinstance(value, Run)]
+        events = runs[0].events() if runs else []
+        item.config.stash.setdefault(FAULTS, []).append(Entry(
+            mark.args[0], f"{item.path.stem}: {item.name}".replace("test_", ""), report.passed,
+            sum(event["event"] == "JobStarted" for event in events), steps_lost(events)))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if entries := config.stash.get(FAULTS, None):
+        terminalreporter.section("faults")
+        for line in table(entries):
+            terminalreporter.write_line(line)
 
 
 # Of this process: tiny models are far slower where threads wait for each other on busy cores. Ranks have their own.

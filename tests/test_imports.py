@@ -13,7 +13,8 @@ LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size", "mux.trace", "mux.man
 # layer -> what it may import of the project
 ALLOWED = {
     "mux.recipe": ("mux.recipe", "mux.size", "mux.secrets"),
-    "mux.event": ("mux.secrets",),
+    "mux.event": ("mux.content",),
+    "mux.content": ("mux.secrets",),
     "mux.secrets": (),
     "mux.handshake": (),
     "mux.run": (),

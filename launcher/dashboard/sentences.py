@@ -207,7 +207,15 @@ def step_done(event: events.StepDone, eta: float | None) -> str:
 
 
 def outcome(result: dict[str, Any]) -> str:
-    """What a stage achieved, from its entry in results.json; empty where the entry has nothing to say."""
+    """What a stage achieved, from its entry in results.json; empty where the entry has nothing to say, or what no
+    stage writes."""
+    try:
+        return _outcome(result)
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
+        return ""
+
+
+def _outcome(result: dict[str, Any]) -> str:
     for key, tell in OUTCOMES.items():
         if isinstance(found := result.get(key), dict | list):
             return clean(tell(found))

@@ -22,7 +22,7 @@ from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import open_tokenizer
-from mux.run import RunDirectory, read_json
+from mux.run import RunDirectory, read_results
 
 AUTO_CLASSES: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -56,10 +56,13 @@ def find_model(source: str, stage: str | None = None, task: str | None = None) -
         if stage or task:
             raise ValueError(f"{path} is a model folder: --stage and --task choose a model of a run")
         return Origin(path, path.absolute().name, f"`mux export` from the folder `{path.absolute().name}`")
-    results = read_json(path / "results.json")
+    results = read_results(path / "results.json")
     if results is None:
         raise ValueError(f"{path} is neither a model folder (config.json) nor a run directory (results.json)")
-    models = run_models(results)
+    try:
+        models = run_models(results)
+    except (TypeError, AttributeError, KeyError):
+        raise ValueError(f"{path / 'results.json'} is not what a run writes") from None
     kinds = {entry["id"]: entry["kind"] for entry in results["stages"]}
     last = next((of for of, _, _ in reversed(models) if kinds[of] == "finetune"), models[-1][0] if models else None)
     found = [model for model in models if model[0] == (stage or last) and task in (None, model[1])]

@@ -54,9 +54,10 @@ def open_model(auto_class: Any, path: Path, **options: Any) -> PreTrainedModel:
                          "here. Ask for them as model.safetensors") from error
     except Exception as error:  # damaged or hostile bytes fail in whichever way they lead the reader
         raise ValueError(f"{path}: the weights cannot be loaded: {_reason(error)}") from error
-    if unfit := sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]):
-        raise ValueError(f"{path} lacks {len(unfit)} weights of its model or has them in another shape, "
-                         f"{unfit[0]} among them")
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{path} lacks {len(missing)} weights of its model, {missing[0]} among them")
+    if other := sorted(name for name, *_ in info["mismatched_keys"]):
+        raise ValueError(f"{path} has {len(other)} weights in another shape than config.json says, {other[0]} among them")
     return model.eval()
 
 

@@ -140,10 +140,12 @@ class Checkpoints:
             whole = manifest.model_copy(update={"files": files, "time": time.time()})
             manifests.write(part, whole)
             fsync_folder(part)
+            before = final.with_suffix(".before.part")
             if final.exists():  # an earlier one of this step, which was passed over
-                shutil.rmtree(final)
+                os.rename(final, before)
             os.rename(part, final)
             fsync_folder(self.folder)
+            shutil.rmtree(before, ignore_errors=True)
             write_text(self.folder / LATEST, f"{final.name}\n")
             fsync_folder(self.folder)
         except OSError as error:
@@ -157,7 +159,7 @@ class Checkpoints:
             if self.every is None or step % self.every:
                 part = self.folder / f"{folder_name(step)}.part"
                 os.rename(self.folder / folder_name(step), part)  # never half of one under its own name
-                shutil.rmtree(part)
+                shutil.rmtree(part, ignore_errors=True)  # someone reads it, perhaps: the next save tries again
 
     # --- loading ------------------------------------------------------------------------------------------------
     def newest_valid(self, warn: Callable[[str], None]) -> Manifest | None:

@@ -302,8 +302,12 @@ def load_weights(model: nn.Module, folder: Path, zero_stage: int) -> None:
 
 
 def _zero_weights(folder: Path) -> dict[str, Tensor]:
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # it prints a page
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), folder.name)
+    handle = os.open(folder.parent, os.O_RDONLY)  # DeepSpeed takes the path for a pattern: one without stars, then
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # it prints a page
+            return get_fp32_state_dict_from_zero_checkpoint(f"/proc/self/fd/{handle}", folder.name)
+    finally:
+        os.close(handle)
 
 
 def _stage_0_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:

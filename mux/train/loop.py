@@ -89,7 +89,7 @@ def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpo
     should be (mux.train.health), no weights are saved: raises LossError, or, if the limits say so, goes back with
     `resume`, which loads the newest checkpoint, and on with other batches.
     """
-    if training.limits.policy == "rollback" and position.step == 0:
+    if training.limits.policy == "rollback" and not ranks.from_first(manifests.steps(checkpoints.folder)):
         save(checkpoints, engine, training, position, log)  # there is always a place to go back to
     while True:
         try:

@@ -1,99 +1,38 @@
-"""SIGKILL of every part of a run, in mid-step and while a checkpoint is written."""
+"""SIGKILL of every part of a run in mid-step."""
 
-import os
 import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
 from tests.faults.conftest import ALONE, gone_within
 
-pytestmark = [pytest.mark.processes, pytest.mark.fault("SIGKILL")]
-
-# Wide enough for its shards to take a moment to write.
-WIDE = "--set=model.size={layers = 2, hidden = 256, heads = 4, intermediate = 1024}"
-TRIES = 12
-MANIFEST = "manifest.json"
-thorough = pytest.mark.thorough
+pytestmark = [pytest.mark.processes, pytest.mark.fault("SIGKILL in a step")]
 
 
-def in_a_step(run: Run, process) -> Callable[[], bool]:
+def in_a_step(run: Run, process) -> None:
     """In a step after the first checkpoint."""
     run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
-    return lambda: True
 
 
-def in_a_save(run: Run, process) -> Callable[[], bool]:
-    """While shards are written; the function says whether what is on disk shows it."""
-    watch(run, process, lambda part: True)
-    return lambda: any(MANIFEST not in names for names in parts(run).values())
-
-
-def between_shards_and_manifest(run: Run, process) -> Callable[[], bool]:
-    """When both ranks have written all they have to write, and nothing is committed yet."""
-
-    def whole(names: list[str]) -> bool:
-        written = [name for name in names if name.startswith(".rank_") and name.endswith(".json")]
-        return len(written) == 2 and MANIFEST not in names
-
-    watch(run, process, whole)
-    return lambda: any(whole(names) for names in parts(run).values())
-
-
-def parts(run: Run) -> dict[Path, list[str]]:
-    """What is being written of checkpoints after the first: folder -> names of files."""
-    found = {}
-    for part in (run.path / "pretrain/checkpoints").glob("step_*.part"):
-        try:
-            found[part] = os.listdir(part)
-        except FileNotFoundError:  # renamed in this moment
-            continue
-    return found if run.events("CheckpointSaved") else {}
-
-
-def watch(run: Run, process, wanted: Callable[[list[str]], bool]) -> None:
-    until = time.monotonic() + 120
-    while not any(wanted(names) for names in parts(run).values()):
-        assert process.poll() is None and time.monotonic() < until, run.output()
-
-
-@pytest.mark.parametrize(("whom", "moment"), [
-    ("rank", in_a_step),
-    pytest.param("node", in_a_step, marks=thorough),
-    ("agent", in_a_step),
-    ("launcher", in_a_step),
-    pytest.param("rank", in_a_save, marks=thorough),
-    pytest.param("node", in_a_save, marks=thorough),
-    pytest.param("agent", in_a_save, marks=thorough),
-    ("launcher", in_a_save),
-    pytest.param("rank", between_shards_and_manifest, marks=thorough),
-    pytest.param("launcher", between_shards_and_manifest, marks=thorough),
-], ids=lambda value: value if isinstance(value, str) else value.__name__)
-def test_kill(run: Run, undisturbed, whom: str, moment) -> None:
+@pytest.mark.parametrize("whom", [
+    "rank", "agent", "launcher", pytest.param("node", marks=pytest.mark.thorough)])
+def test_kill(run: Run, undisturbed, whom: str) -> None:
     """Not exit status 0, nothing left after 10 s, and the next start ends in the losses of an undisturbed run."""
-    for _ in range(TRIES):
-        process = run.start(WIDE, "--set=stages.pretrain.steps=60", recipe=ALONE)
-        caught = moment(run, process)
-        victims = [process] if whom == "launcher" else run.parts()[whom][-1:]
-        for victim in victims:
-            victim.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=40) == (-9 if whom == "launcher" else 1), run.output()
-        gone_within(run, 10)
-        if caught():
-            break
-    else:
-        raise AssertionError(f"{TRIES} kills missed the moment")
-    again = run.launch(WIDE, recipe=ALONE)
+    process = run.start(recipe=ALONE)
+    in_a_step(run, process)
+    (process if whom == "launcher" else run.parts()[whom][-1]).send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == (-signal.SIGKILL if whom == "launcher" else 1), run.output()
+    gone_within(run, 10)
+    assert whom == "launcher" or run.results()["status"] == "failed"
+    again = run.launch(recipe=ALONE)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "from step" in again.stdout
-    assert run.losses("pretrain") == undisturbed(WIDE)
-    assert not parts(run), "what never became a checkpoint is gone"
+    assert run.losses("pretrain") == undisturbed()
+    assert run.events()[-1]["event"] == "RunFinished"
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_kill_everything(run: Run, undisturbed, zero_stage: int) -> None:
     """All processes at once, with the other ZeRO stages."""
     option = f"--set=engine.zero_stage={zero_stage}"

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.processes
 SOON = "--set=cluster.heartbeat_seconds=5"
 
 
+@pytest.mark.thorough  # tests/launcher/test_supervisor.py has one with more faults
 @pytest.mark.fault("SIGSTOP of a rank")
 def test_a_stopped_rank_is_named_and_the_job_started_again(run: Run, undisturbed) -> None:
     process = run.start(SOON, "--set=cluster.max_restarts=1", recipe=ALONE)

@@ -14,7 +14,7 @@ from launcher import hostfile, hosts, process
 from mux.run import Cluster, Host, RunDirectory
 from tests.conftest import COMMAND, ROOT, TINY
 
-pytestmark = [pytest.mark.multihost, pytest.mark.processes]
+pytestmark = [pytest.mark.multihost, pytest.mark.processes, pytest.mark.fault("preflight")]
 
 
 @pytest.fixture

@@ -11,12 +11,28 @@ OPTIONS = ("--set=model.dropout=0.0", "--set=model.attention_dropout=0.0", "--se
 SURVIVES = ("--set=cluster.max_restarts=2", "--set=cluster.min_hosts=1")
 
 
-def test_a_host_that_is_lost_is_left_out(whole, tmp_path, cache) -> None:
+@pytest.fixture
+def quiet(tmp_path, cache) -> Run:
+    """On this host, with as many processes; sums are rounded alike where there are as many threads."""
+    made = Run(tmp_path / "quiet", cache)
+    made.environment["OMP_NUM_THREADS"] = "1"
+    done = made.launch(*OPTIONS, recipe=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
+
+
+@pytest.fixture
+def run(whole, tmp_path, cache):
+    made = Run(tmp_path / "run", cache)
+    made.environment |= whole.environment | {"OMP_NUM_THREADS": "1"}
+    yield made
+    for process in made.processes():
+        process.kill()
+
+
+@pytest.mark.fault("link of a host down")
+def test_a_host_that_is_lost_is_left_out(whole, run, quiet) -> None:
     first, second = whole.names
-    quiet = Run(tmp_path / "quiet", cache)
-    assert quiet.launch(*OPTIONS, recipe=ALONE).returncode == 0
-    run = Run(tmp_path / "run", cache)
-    run.environment |= whole.environment
     process = run.start(*OPTIONS, *SURVIVES, "--hostfile", str(whole.hostfile), recipe=ALONE)
     run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
     whole.cut(second)
@@ -32,4 +48,23 @@ def test_a_host_that_is_lost_is_left_out(whole, tmp_path, cache) -> None:
     assert losses.keys() == expected.keys()
     for step, (loss, _) in expected.items():
         assert losses[step][0] == pytest.approx(loss, rel=1e-4), step
+    assert whole.emptied(first) and whole.emptied(second, seconds=60)
+
+
+@pytest.mark.thorough
+@pytest.mark.fault("link of a host down")
+def test_where_all_hosts_are_needed_they_are_waited_for(whole, run, quiet) -> None:
+    """The second host comes back, and the run goes on with both as if nothing had been."""
+    first, second = whole.names
+    process = run.start(*OPTIONS, "--set=cluster.max_restarts=5", "--hostfile", str(whole.hostfile), recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
+    whole.cut(second)
+    run.wait_for(lambda event: event["event"] == "Notice" and "1 of 2 hosts are well, 2 are needed" in event["text"],
+                 process)
+    whole.mend(second)
+    assert process.wait(timeout=300) == 0, run.output()
+    assert not run.events("HostDropped") and [row["name"] for row in run.events("JobStarted")[-1]["hosts"]] == [
+        first, second]
+    assert len(run.events("Restarting")) >= 2
+    assert run.losses("pretrain") == quiet.losses("pretrain")
     assert whole.emptied(first) and whole.emptied(second, seconds=60)

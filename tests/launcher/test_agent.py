@@ -98,7 +98,7 @@ def test_silence_is_a_lost_lease_and_a_word_is_none(start):
     assert "no word from the launcher for 2 s" in process.stdout.read()
 
 
-def test_end_leaves_a_moment_for_good_order(start):
+def test_a_signal_leaves_a_moment_for_good_order(start):
     process = start("""
 import signal, time
 def leave(*_):
@@ -109,7 +109,7 @@ print("ready", flush=True)
 time.sleep(600)
 """)
     assert process.stdout.readline() == "ready\n"
-    os.write(process.stdin.fileno(), agent.END)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 3 and process.stdout.read() == "saved\n"
 
 

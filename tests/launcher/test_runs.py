@@ -123,23 +123,6 @@ def undisturbed(tmp_path_factory, cache):
     return losses
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_killed_and_resumed_is_bit_equal(run, undisturbed, zero_stage):
-    """SIGKILL of the launcher in mid-run: no process is left, and the next start goes on with equal losses."""
-    option = f"--set=engine.zero_stage={zero_stage}"
-    process = run.start(option, recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 5, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    gone_within(run, 10)
-    again = run.launch(option, recipe=ALONE)
-    assert again.returncode == 0, again.stdout + again.stderr
-    resumed = run.events("StageStarted")[-1]["from_step"]
-    assert resumed >= 5 and f"from step {resumed}" in again.stdout
-    assert run.losses("pretrain") == undisturbed(zero_stage)
-    assert run.events()[-1]["event"] == "RunFinished"
-
-
 def test_zero_stages_agree(undisturbed):
     first = undisturbed(0)
     for zero_stage in (1, 2, 3):
@@ -177,65 +160,6 @@ def test_interrupted_saves_and_goes_on(run, undisturbed):
     assert run.losses("pretrain") == undisturbed(1)
 
 
-def test_a_killed_rank_ends_the_run_with_1(run):
-    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "StepDone", process)
-    run.ranks()[1].send_signal(signal.SIGKILL)
-    assert process.wait(timeout=40) == 1, run.output()
-    assert run.events()[-1]["event"] == "RunFailed" and run.events("RunFailed")[-1]["code"] != 0
-    assert run.results()["status"] == "failed"
-    gone_within(run, 1)
-
-
-def test_a_killed_rank_is_restarted_as_often_as_the_recipe_says(run, undisturbed):
-    """SIGTERM to the surviving rank, from its node's launcher, must not count as a stop that someone asked for."""
-    process = run.start("--set=cluster.max_restarts=1", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
-    run.ranks()[1].send_signal(signal.SIGKILL)
-    assert process.wait(timeout=120) == 0, run.output()
-    assert [event["attempt"] for event in run.events("JobStarted")] == [1, 2]
-    assert run.losses("pretrain") == undisturbed(1)
-    assert "starting again in 2 s (1 of 1 without progress)" in run.output()
-
-
-def test_a_signal_to_one_rank_stops_all(run):
-    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "StepDone", process)
-    run.ranks()[1].send_signal(signal.SIGTERM)
-    assert process.wait(timeout=40) == 75, run.output()
-    assert run.events("CheckpointSaved")[-1]["step"] == run.events("StopAgreed")[-1]["step"]
-
-
-def test_a_failing_rank_says_why(run):
-    """A token store that was damaged behind the run's back: its file is named, the exit status is 1."""
-    done = run.launch(recipe=ALONE)
-    assert done.returncode == 0
-    corpus = json.loads((run.path / "environment.json").read_text())["data"]["corpus"]
-    store = Path(run.environment["MUX_CACHE"]) / "corpora" / corpus / "tokens.bin"
-    whole = store.read_bytes()
-    try:
-        store.chmod(0o600)
-        store.write_bytes(whole[:-2])
-        failed = run.launch("--fresh", "--set=cluster.max_restarts=5", recipe=ALONE)
-    finally:
-        store.write_bytes(whole)
-    assert failed.returncode == 1 and str(store) in failed.stdout
-    assert "damaged" in run.events("RankFailed")[0]["error"]
-    assert len(run.events("JobStarted")) == 1  # what is wrong with the input stays wrong: no restart
-
-
-def test_a_second_launch_of_a_run_is_refused(run):
-    process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "RunStarted", process)
-    other = run.launch("--set=stages.pretrain.steps=100000", recipe=ALONE)
-    assert other.returncode == 2 and f"process {process.pid} on" in other.stderr
-    fresh = run.launch("--fresh", "--set=stages.pretrain.steps=100000", recipe=ALONE)
-    assert fresh.returncode == 2 and "going on already" in fresh.stderr
-    mux = str(Path(sys.executable).parent / "mux")
-    stopped = subprocess.run([mux, "stop", str(run.path)], capture_output=True, text=True, timeout=100)
-    assert stopped.returncode == 0 and process.wait(timeout=10) == 75, run.output()
-
-
 def test_two_interrupts_end_at_once(run):
     process = run.start("--set=stages.pretrain.steps=100000", recipe=ALONE)
     run.wait_for(lambda event: event["event"] == "JobStarted", process)
@@ -244,23 +168,6 @@ def test_two_interrupts_end_at_once(run):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130, run.output()
     gone_within(run, 1)
-
-
-def test_a_damaged_checkpoint_is_passed_over_loudly(run, undisturbed):
-    process = run.start(recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved" and event["step"] == 10, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    gone_within(run, 10)
-    newest = max((run.path / "pretrain" / "checkpoints").glob("step_????????"))
-    shard = next(newest.glob("*model_states.pt"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    again = run.launch(recipe=ALONE)
-    assert again.returncode == 0, again.stdout
-    assert f"passing over {newest}" in again.stdout and shard.name in again.stdout
-    assert run.losses("pretrain") == undisturbed(1)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])

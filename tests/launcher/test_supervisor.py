@@ -14,6 +14,7 @@ ALONE = "tests/recipes/pretrain_alone.toml"
 STEPS = "--set=stages.pretrain.steps=100"
 
 
+@pytest.mark.fault("rank stopped, node and agent killed")
 def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(run, tmp_path, cache) -> None:
     """A rank stopped, DeepSpeed's launcher and the agent killed, each in a start of its own; each time the launcher
     says what it was and goes on from the newest checkpoint, until the losses are those of a quiet run."""

@@ -10,6 +10,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from launcher import hostfile, plan, start
 from launcher.dashboard.display import Lines
 from launcher.dashboard.folding import fold
-from launcher.dashboard.screen import Screen, render
+from launcher.dashboard.screen import render
 from launcher.dashboard.state import State
 from launcher.directory import state_of
 from mux import manifest
-from mux.event import Event, EventReader, decode
+from mux.event import Event, EventReader, decode, encode
 from mux.recipe import Refusal, load
 from mux.report.results import read_run
 from mux.run import Plan, RunDirectory
@@ -97,7 +99,8 @@ def written(value: Any) -> bytes:
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
     """Bytes like real ones: cut, doubled, or with others put in."""
     start, end = sorted(draw(st.tuples(*[st.integers(0, len(data))] * 2)))
-    between = draw(st.binary(max_size=20) | st.sampled_from([b"\x00", b"\xff", b"[" * 3000, b"9" * 5000, b"\xef\xbb\xbf"]))
+    known = st.sampled_from([b"\x00", b"\xff", b"[" * 3000, b"9" * 5000, b"\xef\xbb\xbf"])
+    between = draw(st.binary(max_size=20) | known)
     return data[:start] + between + data[end if draw(st.booleans()) else start:]
 
 
@@ -111,9 +114,10 @@ def test_recipes(tmp_path: Path, data: bytes) -> None:
 
 
 LINES = RECIPE.split("\n")
-TOML = st.sampled_from(["nan", "-inf", "1e400", "0x7fffffffffffffffffff", "[]", "{}", "[[]]", '""', "true", "1979-05-27",
-                        "{a = {b = []}}", '"\\u001b[31m"', '"\\u0000"', '"../x"', "-1", "0", "999999999999", "'''x'''",
-                        '["path:/dev/zero"]', '"$(touch x)"', "[1, 2]", '"hub:a/b@c:d"', "0.5", '["topic", "topic"]'])
+TOML = st.sampled_from(["nan", "-inf", "1e400", "0x7fffffffffffffffffff", "[]", "{}", "[[]]", '""', "true", "0.5",
+                        "1979-05-27", "{a = {b = []}}", '"\\u001b[31m"', '"\\u0000"', '"../x"', "-1", "0",
+                        "999999999999", "'''x'''", '["path:/dev/zero"]', '"$(touch x)"', "[1, 2]", '"hub:a/b@c:d"',
+                        '["topic", "topic"]'])
 
 
 @FUZZ
@@ -132,8 +136,8 @@ def planned(loaded: Any, folder: Path) -> Plan:
     return plan.make(loaded, hostfile.this_host(loaded.recipe.cluster.processes), folder / "run")
 
 
-KEYS = st.sampled_from(["model.N", "stages.retrieval.steps", "stages", "a.b", '"a.b"', "''", "model.size.layers", "x" * 99,
-                        "stages.finetune.search.batch", "tasks.define.x.train", "slurm.time", "health.spike"])
+KEYS = st.sampled_from(["model.N", "stages.retrieval.steps", "stages", "a.b", '"a.b"', "''", "model.size.layers",
+                        "x" * 99, "stages.finetune.search.batch", "tasks.define.x.train", "slurm.time", "health.spike"])
 
 
 @FUZZ
@@ -144,8 +148,9 @@ def test_changes(tmp_path: Path, texts: list[str]) -> None:
         answer(lambda: planned(load(tmp_path / "x.toml", texts), tmp_path), Refusal)
 
 
-HOSTS = st.sampled_from(["a slots=1", "b slots=2 # x", "a:4", "c slots=2 max_slots=4", "-o slots=1", "a;b slots=1", "\r", " ",
-                         "a\u200b slots=1", "a slots=0", "localhost slots=1", "127.0.0.1 slots=2", "a slots=9999", "#"])
+HOSTS = st.sampled_from(["a slots=1", "b slots=2 # x", "a:4", "c slots=2 max_slots=4", "-o slots=1", "a;b slots=1",
+                         "\r", " ", "a\u200b slots=1", "a slots=0", "localhost slots=1", "127.0.0.1 slots=2",
+                         "a slots=9999", "#"])
 
 
 @FUZZ
@@ -161,12 +166,32 @@ def test_hostfiles(tmp_path: Path, data: bytes) -> None:
 
 
 # --- what a run holds -------------------------------------------------------------------------------------------
-STORY = Path(__file__).parent / "story.jsonl"
-EVENTS = [json.loads(line) for line in STORY.read_text().splitlines()]
+HOST_ROWS = [{"name": "a", "ranks": [0, 1]}]
+STAGE_ROWS = [{"id": "pretrain", "kind": "pretrain", "steps": 8, "done": False},
+              {"id": "finetune", "kind": "finetune", "steps": None, "done": False, "trainings": [
+                  {"name": "topic/seed0", "task": "topic", "seed": 0, "learning_rate": 1e-3, "batch": 4, "steps": 4}]}]
+SCORES = {"topic": {"metric": "accuracy", "mean": 0.5, "std": 0.1}}
+RESULTS = [{"loss": 1.5, "accuracy": 0.5}, {"tasks": SCORES}, {"copies": {"2": {"tasks": SCORES}}},
+           {"compositions": {"length": {"tasks": SCORES}}}, {"rows": [{"N": 2, "ratio_to_n1": 1.5}]},
+           {"models": [{"name": "m", "layers": [{"mean_abs": 0.1, "attention_entropy": 1.5}]}]}]
+SAMPLES = {"str": ["pretrain"], "int": [3], "float": [1.5], "bool": [True], "list[str]": [["pretrain"]],
+           "dict[str, Any]": RESULTS}
+NAMED = {("hosts", "list[dict[str, Any]]"): [HOST_ROWS], ("stages", "list[dict[str, Any]]"): [STAGE_ROWS]}
 
 
-def test_the_story_has_all_kinds() -> None:
-    """Events as a run writes them; a kind that is missing here would not be fuzzed."""
+def samples(kind: type[Event]) -> Iterator[dict[str, Any]]:
+    """Events of a kind as a run writes them."""
+    options = {field.name: NAMED.get((field.name, str(field.type))) or SAMPLES[str(field.type).partition(" | ")[0]]
+               for field in fields(kind)}
+    for number in range(max(map(len, options.values()))):
+        event = kind(**{name: values[number % len(values)] for name, values in options.items()})
+        yield json.loads(encode(replace(event, host="a", rank=1)))
+
+
+EVENTS = [event for kind in Event.kinds.values() for event in samples(kind)]
+
+
+def test_samples_are_events() -> None:
     assert {event["event"] for event in EVENTS} == set(Event.kinds)
     assert all(decode(json.dumps(event)) is not None for event in EVENTS)
 
@@ -174,12 +199,11 @@ def test_the_story_has_all_kinds() -> None:
 @FUZZ
 @given(st.lists(st.sampled_from(EVENTS).flatmap(changed).map(written) | st.binary(max_size=80), max_size=6))
 def test_events(tmp_path: Path, lines: list[bytes]) -> None:
-    """Each after the story so far: no event of any content stops those who read, and none gets through to the
-    terminal."""
+    """No event of any content stops those who read, and none gets through to the terminal."""
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b"\n".join([STORY.read_bytes().rstrip(b"\n"), *lines, b""]))
-    out = StringIO()
-    state, shown = State(), Lines(out)
+    path.write_bytes(b"\n".join([*map(written, EVENTS), *lines, b""]))
+    out, state = StringIO(), State()
+    shown = Lines(out)
     with guard(tmp_path):
         for event in EventReader(path).read():
             state = fold(state, event)
@@ -190,15 +214,13 @@ def test_events(tmp_path: Path, lines: list[bytes]) -> None:
 
 
 def drawing(state: State) -> str:
-    from rich.console import Console
-
     out = StringIO()
-    Console(file=out, width=100, height=40, color_system=None).print(render(state, 100, 40))
+    Console(file=out, width=100, height=40, color_system=None).print(render(state, 2e9, 100, 40))
     return out.getvalue()
 
 
-MANIFEST = manifest.Manifest(step=3, time=1.5, recipe_digest="d", stage="s", world_size=2, zero_stage=1, precision="fp32",
-                             rng="seeded", progress={"instances": 3},
+MANIFEST = manifest.Manifest(step=3, time=1.5, recipe_digest="d", stage="s", world_size=2, zero_stage=1,
+                             precision="fp32", rng="seeded", progress={"instances": 3},
                              files={"a.pt": manifest.FileEntry(bytes=1, sha256="0" * 64)})
 
 

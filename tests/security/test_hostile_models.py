@@ -123,9 +123,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "10^12 positions": (config(max_position_embeddings=10**12), "config.json describes 32,000,000,"),
     "N = 10^9": (config(num_instances=10**9), f"{NO_CONFIG}num_instances = 1,000,000,000 is more than 10,000"),
     "N = 0": (config(num_instances=0), f"{NO_CONFIG}num_instances is at least 1, not 0"),
-    "N of another model": (config(num_instances=3), "lacks 2 weights of its model or has them in another shape"),
+    "N of another model": (config(num_instances=3), "has 2 weights in another shape than config.json"),
     "N in words": (config(num_instances="2"), NO_CONFIG),
-    "another vocabulary": (config(vocab_size=99), "lacks 1 weights of its model or has them in another shape"),
+    "another vocabulary": (config(vocab_size=99), "has 1 weights in another shape than config.json"),
     "an activation that is code": (config(hidden_act="__import__('os').system"), "the weights cannot be loaded"),
     "another kind of model": (config(model_type="../../x"), NO_CONFIG),
     "a configuration of brackets": (content("config.json", b"[" * 100_000), NO_CONFIG),
@@ -152,7 +152,8 @@ def test_refused(hostile: Callable[[Change], Path], change: Change, told: str) -
 
 
 HARMLESS: dict[str, Change] = {
-    "code beside a known kind": config(auto_map={"AutoConfig": "own.Own", "AutoModelForSequenceClassification": "own.M"}),
+    "code beside a known kind": config(auto_map={"AutoConfig": "own.Own",
+                                                 "AutoModelForSequenceClassification": "own.Own"}),
     "a slow expression": slow_expression,
     "weights outside": elsewhere,
     "a template": content("chat_template.jinja", b"{{ ''.__class__.__mro__[1].__subclasses__() }}"),

@@ -58,8 +58,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "no steps": (with_steps("0"), f"{STEPS} must be at least 1, is 0"),
     "minus no steps": (with_steps("-0"), f"{STEPS} must be at least 1, is 0"),
     "N = 0": (changed("N = 2", "N = 0"), "x.toml:11: model.N: must be at least 1, is 0"),
-    "N = 10^12": (changed("N = 2", "N = 1000000000000"), "x.toml:19: corpus.sources: 963144 bytes of text do not fill a group"),
-    "batch that devices do not divide": (changed("batch = 4", "batch = 3"), "x.toml:28: stages.retrieval.batch: batch 3 is"),
+    "N = 10^12": (changed("N = 2", "N = 1000000000000"),
+                  "x.toml:19: corpus.sources: 963144 bytes of text do not fill a group"),
+    "batch that devices do not divide": (changed("batch = 4", "batch = 3"),
+                                         "x.toml:28: stages.retrieval.batch: batch 3 is"),
     "a key twice": (f"{RECIPE}\n[model]\n", "x.toml:67: model: is given twice, first in line 9"),
     "not UTF-8": (RECIPE.encode() + b"# \xff\n", "x.toml:66: is not UTF-8: byte 0xff"),
     "NUL": (f"{RECIPE}# \0\n", "x.toml:66: is not TOML, column 3: found invalid character"),
@@ -82,7 +84,8 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
                                'x.toml:19: corpus.sources[0]: is "path:a\\nb"'),
     "a stage outside": (changed('kind = "retrieval"', 'kind = "retrieval"\nid = "../x"'),
                         'x.toml:27: stages."../x".id: is "../x"'),
-    "a task outside": (changed('["topic"]', '["../x"]'), 'x.toml:44: stages.finetune.tasks[0]: "../x" is no known task'),
+    "a task outside": (changed('["topic"]', '["../x"]'),
+                       'x.toml:44: stages.finetune.tasks[0]: "../x" is no known task'),
     "10^9 layers": (changed("layers = 2", "layers = 1000000000"), "GB"),
     "10^12 ranks": (changed("processes = 2", "processes = 1000000000000"),
                     "x.toml:23: cluster.processes: 1,000,000,000,000 are more than 1,024 ranks on one host"),
@@ -90,8 +93,8 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
                       "x.toml:49: stages.finetune.tickets: 1,000,000,000,000 are more than 1,000 tickets"),
     "20,000 seeds": (changed('["topic"]', f'["topic"]\nseeds = [{",".join(map(str, range(20_000)))}]'),
                      "x.toml:42: stages.finetune: 20,000 are more than 2,000 trainings"),
-    "10^6 points": (changed("tickets = 2", f"search = {{learning_rate = [{','.join(f'{i}e-9' for i in range(1, 1001))}], "
-                                           f"batch = [{','.join(map(str, range(2, 1002)))}]}}"),
+    "10^6 points": (changed("tickets = 2", "search = {learning_rate = [" + ",".join(f"{i}e-9" for i in range(1, 1001))
+                            + "], batch = [" + ",".join(map(str, range(2, 1002))) + "]}"),
                     "x.toml:42: stages.finetune: 1,000,000 are more than 2,000 trainings"),
     "1500 stages": (RECIPE + "".join(f'[[stages]]\nid = "s{i}"\nkind = "pretrain"\nsteps = 9\n' for i in range(1500)),
                     "x.toml:25: stages: 1,505 are more than 100 stages"),
@@ -126,7 +129,8 @@ def test_corpora(refused: Refused, text: str | bytes, told: str) -> None:
 
 # --- bases ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("base", "files", "told"), [
-    ("y.toml", {"y.toml": 'extends = "x.toml"'}, "y.toml:1: extends: goes round in a circle: x.toml -> y.toml -> x.toml"),
+    ("y.toml", {"y.toml": 'extends = "x.toml"'},
+     "y.toml:1: extends: goes round in a circle: x.toml -> y.toml -> x.toml"),
     ("x.toml", {}, "x.toml:1: extends: goes round in a circle"),
     ("z.toml", {}, "x.toml:1: extends: z.toml: no such file"),
     ("/dev/zero", {}, "x.toml:1: extends: /dev/zero: is not a regular file"),
@@ -136,7 +140,8 @@ def test_corpora(refused: Refused, text: str | bytes, told: str) -> None:
     (r"a\u001b[31mb", {}, r"x.toml:1: extends: a\u001b[31mb: no such file"),
     ("a/" * 3000, {}, "cannot be read: file name too long"),
     ("b.toml", {"b.toml": b"#" * 50_000_000}, "x.toml:1: extends: b.toml: is larger than 200_000 bytes"),
-    ("0.toml", {f"{i}.toml": f'extends = "{i + 1}.toml"' for i in range(100)}, "18.toml:1: extends: is one base too many"),
+    ("0.toml", {f"{i}.toml": f'extends = "{i + 1}.toml"' for i in range(100)},
+     "18.toml:1: extends: is one base too many"),
     ("0.toml", {f"{i}.toml": f'extends = "{i + 1}.toml"\n{"#" * 190_000}' for i in range(3)},
      "0.toml:1: extends: is one base too many"),
 ])

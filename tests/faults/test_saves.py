@@ -1,24 +1,26 @@
-"""Everything is killed in the middle of a save; the next start goes on bit by bit from the newest checkpoint there is.
+"""SIGKILL in the middle of a save; the next start goes on bit by bit from the newest checkpoint there is.
 
 The moment is caught by watching the folder: the ranks are halted when it seems to be there, and killed if it is.
 """
 
 import os
-import shutil
 import signal
-import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mux import manifest as manifests
+from tests.conftest import Run
+from tests.faults.conftest import ALONE, gone_within
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.fault("SIGKILL in a save")]
+thorough = pytest.mark.thorough
 
-ALONE = "tests/recipes/pretrain_alone.toml"
-STEPS = 150
+STEPS = 80
 OPTIONS = (f"--set=stages.pretrain.steps={STEPS}", "--set=stages.pretrain.save_every=1")
 
 
@@ -64,21 +66,29 @@ MOMENTS = {"in mid-write": mid_write, "between shards and manifest": before_mani
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
-    from tests.conftest import Run
-
-    made = Run(tmp_path_factory.mktemp("undisturbed") / "run", cache)
+def whole(tmp_path_factory, cache):
+    """A run that nothing happens to."""
+    made = Run(tmp_path_factory.mktemp("whole") / "run", cache)
     done = made.launch(*OPTIONS, recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
     return made
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_in_the_middle_of_a_save(run, undisturbed, moment):
+@pytest.mark.parametrize(("moment", "whom"), [
+    ("in mid-write", "all"),
+    ("between shards and manifest", "all"),
+    pytest.param("between rename and latest", "all", marks=thorough),
+    pytest.param("in mid-write", "rank", marks=thorough),
+    pytest.param("in mid-write", "agent", marks=thorough),
+    pytest.param("in mid-write", "launcher", marks=thorough),
+    pytest.param("between shards and manifest", "rank", marks=thorough),
+    pytest.param("between shards and manifest", "node", marks=thorough),
+])
+def test_kill(run: Run, whole, moment, whom):
     is_it, folder = MOMENTS[moment], run.path / "pretrain" / "checkpoints"
     process = run.start(*OPTIONS, recipe=ALONE)
     run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
-    ranks, everything = run.ranks(), run.processes()
+    ranks, parts = run.ranks(), run.parts()
     assert len(ranks) == 2
     while True:
         assert process.poll() is None, f"ended before the moment came:\n{run.output()}"
@@ -90,17 +100,21 @@ def test_killed_in_the_middle_of_a_save(run, undisturbed, moment):
             break
         for rank in ranks:
             rank.send_signal(signal.SIGCONT)
-    for one in everything:
+    for one in run.processes() if whom == "all" else parts[whom][-1:]:
         one.kill()
-    assert process.wait(30) != 0
-    assert is_it(folder), list(folder.rglob("*"))  # it was the moment, and stays so
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGCONT)
+    assert process.wait(60) != 0
+    gone_within(run, 10)
+    assert whom != "all" or is_it(folder), list(folder.rglob("*"))  # it was the moment, and stays so
     newest = manifests.steps(folder)[-1]
     done = run.launch(*OPTIONS, recipe=ALONE)
     assert done.returncode == 0, done.stdout + done.stderr
     resumed = [event for event in run.events("StageStarted") if event["from_step"]]
     assert [event["from_step"] for event in resumed] == [newest]
-    assert run.losses("pretrain") == undisturbed.losses("pretrain") and len(run.losses("pretrain")) == STEPS
-    ours, theirs = (load_file(of.path / "pretrain/model/model.safetensors") for of in (run, undisturbed))
+    assert run.losses("pretrain") == whole.losses("pretrain") and len(run.losses("pretrain")) == STEPS
+    ours, theirs = (load_file(of.path / "pretrain/model/model.safetensors") for of in (run, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not list(folder.glob("*.part")) and manifests.steps(folder) == [STEPS - 1, STEPS]
 
@@ -110,31 +124,3 @@ def seen(is_it, folder: Path) -> bool:
         return is_it(folder)
     except (OSError, AssertionError):  # a file went away while it was looked at
         return False
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", place]).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
-def test_a_full_disk_ends_the_run_in_plain_words_and_loses_nothing(run, small_disk):
-    run.path = small_disk / "run"
-    process = run.start(*OPTIONS, recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
-    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 300_000))
-    assert process.wait(120) == 1, run.output()
-    assert "cannot be written: it needs " in run.output() and " bytes are free. Those before it" in run.output()
-    folder = run.path / "pretrain/checkpoints"
-    steps = manifests.steps(folder)
-    assert steps and not list(folder.glob("*.part")) and manifests.verify(manifests.newest(folder)).step == steps[-1]
-    assert (folder / "latest").read_text() == f"{manifests.folder_name(steps[-1])}\n"
-    (small_disk / "ballast").unlink()
-    again = run.launch(*OPTIONS, recipe=ALONE)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert [event["from_step"] for event in run.events("StageStarted")][-1] == steps[-1]
