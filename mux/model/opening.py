@@ -57,7 +57,8 @@ def open_model(auto_class: Any, path: Path, **options: Any) -> PreTrainedModel:
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of its model, {missing[0]} among them")
     if other := sorted(name for name, *_ in info["mismatched_keys"]):
-        raise ValueError(f"{path} has {len(other)} weights in another shape than config.json says, {other[0]} among them")
+        raise ValueError(f"{path} has {len(other)} weights in another shape than config.json says, "
+                         f"{other[0]} among them")
     return model.eval()
 
 
