@@ -104,7 +104,8 @@ def texts_of(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("name", "content"), [
-    ("results.json", "[" * 100_000), ("results.json", "[]"), ("results.json", '{"schema": 1}'), ("results.json", "\x00"),
+    ("results.json", "[" * 100_000), ("results.json", "[]"), ("results.json", '{"schema": 1}'),
+    ("results.json", "\x00"),
     ("results.json", '{"schema": 1, "name": "\x1b[31m", "status": "done", "stages": [{"id": 3}]}'),
     ("plan.json", "{}"), ("plan.json", "[" * 100_000), ("plan.json", '{"\\u001b[31m": 1}'),
 ])
@@ -112,7 +113,8 @@ def test_files_of_another_shape_are_refused_in_words(finished: Run, tmp_path: Pa
     for file in ("plan.json", "results.json", "events.jsonl"):
         shutil.copy(finished.path / file, tmp_path / file)
     (tmp_path / name).write_text(content)
-    for words in (["runs", "show", tmp_path], ["predict", tmp_path, "-"], ["report", tmp_path, "--out", tmp_path / "r"]):
+    for words in (["runs", "show", tmp_path], ["predict", tmp_path, "-"],
+                  ["report", tmp_path, "--out", tmp_path / "r"]):
         if words[0] == "report" and name == "plan.json" and content == "{}":
             continue  # of a plan it needs nothing
         done = shown(*words)
