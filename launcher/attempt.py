@@ -64,6 +64,10 @@ class Attempt:
             self.failure = self._standing_still()
             if self.failure is None:
                 return
+        if code is None and self.run.done(self.job):
+            self.failure = None  # only the end of its processes is missing
+        elif code is None:
+            assert self.failure is not None
             self.say(self.failure.event(self.job.id))  # at once: the end may take its time
         self.end()
 
@@ -76,7 +80,8 @@ class Attempt:
             self.failure = self._judged(ends)
             self.say(self.failure.event(self.job.id))
         self.code = self.failure.code if self.failure else 0
-        self.code = self.code or self._processes.poll() or 0
+        if not self.run.done(self.job):
+            self.code = self.code or self._processes.poll() or 0
         self.say(JobEnded(job=self.job.id, code=self.code))
 
     def kill(self) -> None:

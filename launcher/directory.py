@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher import resizing
-from mux.event import EventReader, RunFinished
+from mux import manifest as manifests
+from mux.event import CheckpointSaved, EventReader, RunFinished
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
-from mux.run import Plan, RunDirectory, read_json, write_json, write_text
+from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json, write_text
 
 Resume = Literal["auto", "required", "never"]
 State = Literal["new", "unfinished", "finished"]
@@ -34,7 +35,11 @@ class Lock:
     def __init__(self, run: RunDirectory) -> None:
         """Take the lock. Raises Refusal naming the holder if another launcher has it."""
         self._run = run
-        self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            raise Refusal(Problem(f"cannot be used as the run's lock: {error.strerror}", where=str(run.lock),
+                                  hint="remove it, if no launcher has the run")) from None
         if not self._taken():
             holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "another launcher"
             os.close(self._file)
@@ -102,6 +107,7 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
     except ValueError as error:
         raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.plan),
                               hint="--fresh moves the run aside and starts over")) from None
+    refuse_losses(run, previous)
     if not has_trained(run):
         return "unfinished"  # nothing was trained: whatever has changed, nothing is lost
     refuse_changes(previous, plan, run)
@@ -112,6 +118,56 @@ def has_trained(run: RunDirectory) -> bool:
     """Whether there is anything to go on from: a finished stage or a checkpoint."""
     found = ("*/result.json", "*/*/trainings/*.json", "**/manifest.json")
     return any(any(run.path.glob(pattern)) for pattern in found)
+
+
+def kept_micro_batches(run: RunDirectory, micro_batch: int) -> dict[str, int]:
+    """Stage -> its micro batch until now, where it goes on from a checkpoint and the recipe asks for the same as
+    before: dropout is drawn by micro batch, so losses do not depend on the number of devices."""
+    try:
+        previous = run.read_plan()
+    except (OSError, ValueError):
+        return {}
+    if previous.recipe["engine"]["micro_batch"] != micro_batch:
+        return {}
+    return {stage.id: stage.micro_batch for stage in previous.stages
+            if stage.micro_batch and manifests.steps(run.checkpoints(stage.id))}
+
+
+def refuse_losses(run: RunDirectory, plan: Plan) -> None:
+    """Raise Refusal for results that are none, and where events tell of checkpoints of which none is left: starting
+    over must be asked for."""
+    problems = [problem for stage in plan.stages if (problem := _bad_result(run.stage_result(stage.id), stage, run))]
+    saved = {event.training or event.stage for event in EventReader(run.events).read()
+             if isinstance(event, CheckpointSaved)}
+    done = {training.name for stage in plan.stages for training in stage.trainings
+            if run.training_result(stage.id, training.name).exists()}
+    for stage in plan.stages:
+        if run.stage_result(stage.id).exists():
+            continue
+        names = [training.name for training in stage.trainings] or [stage.id]
+        places = {name: run.training(stage.id, name) / "checkpoints" if stage.trainings else run.checkpoints(stage.id)
+                  for name in names if name in saved - done}
+        problems += [Problem("the events tell of checkpoints, and none is left", where=str(place))
+                     for place in places.values() if not manifests.steps(place)]
+    if problems:
+        problems[-1] = replace(problems[-1], hint="put back what is missing, or --fresh moves the run aside and starts "
+                                                  "over")
+        raise Refusal(problems)
+
+
+def _bad_result(path: Path, stage: StagePlan, run: RunDirectory) -> Problem | None:
+    """What is wrong with a stage's result, if there is one: without it the stage is not done."""
+    try:
+        result = read_json(path)
+        if result is None:
+            return None
+        whole = isinstance(result["seconds"], int | float) and result.get("steps", stage.steps) == stage.steps
+        folders = [run.path / result["model"]] if "model" in result else []
+    except (ValueError, OSError, TypeError, KeyError, AttributeError):
+        whole, folders = False, []
+    if whole and all((folder / "config.json").is_file() for folder in folders):
+        return None
+    return Problem("is not what the stage has written", where=str(path))
 
 
 def refuse_changes(previous: Plan, plan: Plan, run: RunDirectory) -> None:
@@ -200,7 +256,7 @@ def _data(run: RunDirectory) -> dict[str, str]:
     if not has_trained(run):
         return {}
     try:
-        return json.loads(run.environment.read_text())["data"]
+        return read_json(run.environment)["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -6,7 +6,7 @@ Everything that can be known before the first process is derived here, once; a r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count, groupby, product
 from math import isqrt
@@ -51,8 +51,9 @@ TAKES: dict[str, tuple[str, ...]] = {
 }
 
 
-def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
-    """The plan of a recipe that the loader has checked. Raises Refusal with all that does not fit."""
+def make(loaded: Loaded, cluster: Cluster, directory: Path, micro_batches: Mapping[str, int] | None = None) -> Plan:
+    """The plan of a recipe that the loader has checked; stages in `micro_batches` keep theirs if it divides their share
+    of the batch. Raises Refusal with all that does not fit."""
     recipe = loaded.recipe
     problems = Problems(loaded)
     if cluster.devices > MAX_DEVICES:
@@ -62,7 +63,8 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path) -> Plan:
                      f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
     stages: list[StagePlan] = []
     for stage in recipe.stages:
-        stages.append(_stage(recipe, stage, stages, cluster, problems))
+        most = min(recipe.engine.micro_batch, (micro_batches or {}).get(stage.id, MAX_BATCH))
+        stages.append(_stage(recipe, stage, stages, cluster, most, problems))
     if problems:
         raise Refusal(problems)
     size = footprint.parameters(recipe)
@@ -160,8 +162,9 @@ def _model(model: ModelSection, parameters: int | None) -> dict[str, Any]:
 
 
 # --- one stage ------------------------------------------------------------------------------------
-def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: Cluster,
+def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: Cluster, most: int,
            problems: Problems) -> StagePlan:
+    """`most`: groups of a micro batch."""
     hosts = placement(stage, cluster)
     devices = sum(host.slots for host in hosts)
     source = _source(recipe, stage, earlier)
@@ -169,7 +172,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: 
                      sequence_length=_sequence_length(recipe, stage, source, earlier))
     if not isinstance(stage, TrainingStage):
         return plan
-    micro_batch, accumulation = _fit(f"stages.{stage.id}.batch", stage.batch, recipe.engine, hosts, problems)
+    micro_batch, accumulation = _fit(f"stages.{stage.id}.batch", stage.batch, most, hosts, problems)
     update: dict[str, Any] = {
         "batch": stage.batch,
         "micro_batch": micro_batch,
@@ -177,7 +180,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: 
         "deepspeed": deepspeed_config(recipe.engine, micro_batch, accumulation),
     }
     if isinstance(stage, FinetuneStage):
-        points = _points(recipe.engine, stage, hosts, problems)
+        points = _points(most, stage, hosts, problems)
         steps = _task_steps(recipe, stage)
         trainings = tuple(TrainingPlan(task=task, seed=seed, point=point, steps=steps[task])
                           for task, point, seed in product(steps, points, stage.seeds))
@@ -226,7 +229,7 @@ def split(batch: int, devices: int, most: int) -> tuple[int, int]:
     return micro_batch, share // micro_batch
 
 
-def _fit(key: str, batch: int, engine: EngineSection, hosts: tuple[Host, ...],
+def _fit(key: str, batch: int, most: int, hosts: tuple[Host, ...],
          problems: Problems) -> tuple[int, int]:
     """`split`, or a problem that names the batches and numbers of hosts that fit."""
     devices = sum(host.slots for host in hosts)
@@ -234,7 +237,7 @@ def _fit(key: str, batch: int, engine: EngineSection, hosts: tuple[Host, ...],
         problems.add(key, f"{batch:,} groups a step are more than {MAX_BATCH:,}")
         return 1, 1
     if batch % devices == 0:
-        return split(batch, devices, engine.micro_batch)
+        return split(batch, devices, most)
     below = batch // devices * devices
     fitting = [number for number in (below, below + devices) if number]
     nearest = min(fitting, key=lambda number: abs(number - batch))
@@ -254,11 +257,11 @@ def _fewer_hosts(batch: int, hosts: tuple[Host, ...]) -> int | None:
     return next((n for n in counts if batch % sum(host.slots for host in hosts[:n]) == 0), None)
 
 
-def _points(engine: EngineSection, stage: FinetuneStage, hosts: tuple[Host, ...],
+def _points(most: int, stage: FinetuneStage, hosts: tuple[Host, ...],
             problems: Problems) -> tuple[Point, ...]:
     """The grid of the search; a dimension that it leaves out has the stage's own value."""
     rates = stage.search.learning_rate or (stage.learning_rate,)
-    batches = {batch: _fit(f"stages.{stage.id}.search.batch", batch, engine, hosts, problems)
+    batches = {batch: _fit(f"stages.{stage.id}.search.batch", batch, most, hosts, problems)
                for batch in stage.search.batch or (stage.batch,)}
     return tuple(
         Point(learning_rate=rate, batch=batch, micro_batch=micro_batch, accumulation=accumulation)

@@ -39,7 +39,7 @@ def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] =
     for path in found:
         try:
             results = read_results(path / "results.json") or {"status": "unknown", "stages": []}
-        except ValueError:
+        except (OSError, ValueError):
             results = {"status": "unreadable", "stages": []}
         status = results["status"]
         if running(RunDirectory(path)):

@@ -48,7 +48,7 @@ def planned(request: Request) -> tuple[Loaded, Plan, RunDirectory]:
     loaded = load(request.recipe, request.overrides)
     cluster = _cluster(request, loaded.recipe)
     run = RunDirectory(request.run_dir or Path("runs") / loaded.recipe.name)
-    return loaded, plan.make(loaded, cluster, run.path), run
+    return loaded, _plan_on(cluster, request, loaded, run), run
 
 
 def _cluster(request: Request, recipe: Recipe) -> Cluster:
@@ -113,7 +113,12 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
 
 def _replan(request: Request, loaded: Loaded, run: RunDirectory) -> Replan:
     """How the plan is made for other hosts."""
-    return lambda cluster: only(plan.make(loaded, cluster, run.path), run, request.stages)
+    return lambda cluster: only(_plan_on(cluster, request, loaded, run), run, request.stages)
+
+
+def _plan_on(cluster: Cluster, request: Request, loaded: Loaded, run: RunDirectory) -> Plan:
+    kept = {} if request.fresh else directory.kept_micro_batches(run, loaded.recipe.engine.micro_batch)
+    return plan.make(loaded, cluster, run.path, kept)
 
 
 def _on_hosts_that_answer(made: Plan, run: RunDirectory, replan: Replan) -> tuple[Plan, list[Problem]]:
@@ -147,7 +152,11 @@ def launch(request: Request, plain: bool) -> int:
         return FINISHED
     if request.fresh and (aside := directory.move_aside(run)):
         print(f"The earlier run is kept in {aside}.")
-    run.create()
+    try:
+        run.create()
+    except OSError as error:
+        raise Refusal(Problem(f"cannot be used: {error.strerror}", where=str(error.filename or run.path),
+                              hint="--run-dir DIR chooses another place")) from None
     lock = directory.Lock(run)
     try:
         run.stop_request.unlink(missing_ok=True)  # of an earlier start: from now on it is ours

@@ -5,8 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from mux.run import FROM_LAUNCHER, RunDirectory
+
+
+def _word(request: Path) -> str:
+    """Who asks, as the file says; it may be anything."""
+    with suppress(OSError):
+        return request.read_text(errors="replace").strip()[:200] or "a stop file"
+    return "a stop file"
 
 
 class Stopping:
@@ -23,7 +31,7 @@ class Stopping:
         if self._why is None and self._signals:
             self._why = self._signals[0]
         if self._why is None and self._run.stop_asked():
-            self._why, self._told = self._run.stop_request.read_text().strip() or "a stop file", True
+            self._why, self._told = _word(self._run.stop_request), True
         if self._why is not None and not self._told:
             self._told = self._tell(self._why)
         return self._why

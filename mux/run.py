@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -222,9 +223,11 @@ class RunDirectory:
     def stop_asked(self) -> bool:
         """Whether anyone but the launcher has asked for a stop."""
         try:
-            return not self.stop_request.read_text().startswith(FROM_LAUNCHER)
+            return not self.stop_request.read_text(errors="replace").startswith(FROM_LAUNCHER)
         except FileNotFoundError:
             return False
+        except OSError:  # a folder, perhaps: someone has put it there
+            return True
 
     def create(self) -> None:
         """Make the directory and its logs folder, readable by their owner alone, whatever the umask."""
@@ -233,7 +236,7 @@ class RunDirectory:
             folder.chmod(0o700)
 
     def read_plan(self) -> Plan:
-        return Plan.model_validate_json(self.plan.read_text())
+        return Plan.model_validate_json(read_plain(self.plan))
 
     def write_plan(self, plan: Plan) -> None:
         write_text(self.plan, plan.model_dump_json(indent=1))
@@ -285,13 +288,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None if there is no such file. Raises ValueError: no JSON."""
+    """The value in a JSON file; None if there is no such file. Raises ValueError: no JSON, or no plain file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_plain(path))
     except FileNotFoundError:
         return None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_plain(path: Path) -> str:
+    """The text of a plain file: a pipe would be waited for, a folder has none. Raises ValueError for those."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("is no plain file")
+        return file.read().decode()
 
 
 class StageEntry(BaseModel):

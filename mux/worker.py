@@ -57,8 +57,8 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         except Stopped as stopped:
             if ranks.first:
                 voice(StopAgreed(stage=voice.stage or "", step=stopped.step))
+        ranks.leave(0)  # with a heartbeat until all have come
         voice.quiet()
-        ranks.leave(0)
         return 0
     except Exception as error:  # the last stop of every error: told to the launcher, kept in the log
         traceback.print_exc()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -87,7 +88,10 @@ class Run:
     def events(self, *kinds: str) -> list[dict]:
         path = self.path / "events.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        events = []
+        for line in lines:
+            with suppress(ValueError):  # one that its writer was killed in
+                events.append(json.loads(line))
         return [event for event in events if not kinds or event["event"] in kinds]
 
     def wait_for(self, what: Callable[[dict], bool], process: subprocess.Popen[str], seconds: float = 120) -> dict:

@@ -22,6 +22,7 @@ from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import open_tokenizer
+from mux.recipe.wording import reason
 from mux.run import RunDirectory, read_results
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -71,7 +72,10 @@ def find_model(source: str, stage: str | None = None, task: str | None = None) -
         raise ValueError(f"{path} has {'several models' if found else 'no such model'}; "
                          f"{f'choose from {there}' if there else 'none has been trained yet'}")
     of, name, model = found[0]
-    plan = RunDirectory(path).read_plan()
+    try:
+        plan = RunDirectory(path).read_plan()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path / 'plan.json'} cannot be read: {reason(error)}") from None
     start = chain(plan, of)[0].source
     made_by = f"stage `{of}` of the run `{results['name']}`" + (f", which began with `{start}`" if start else "")
     return Origin(path / model, "-".join(filter(None, (results["name"], name))), made_by, results, name,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what XML, or UTF-8, cannot hold
+# What XML, or UTF-8, cannot hold, and what changes the order of letters on a page.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def finite(value: Any) -> Any:
@@ -17,7 +18,7 @@ def finite(value: Any) -> Any:
 
 
 def inert(text: str) -> str:
-    """The text without what a terminal would obey, and without what no file of the report can hold."""
+    """The text without what a terminal or a reader would be misled by, and what no file of the report can hold."""
     return CONTROL.sub("\ufffd", text)
 
 

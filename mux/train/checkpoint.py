@@ -92,6 +92,16 @@ class Checkpoints:
         """Committed steps, oldest first."""
         return manifests.steps(self.folder)
 
+    def _remains(self) -> str | None:
+        """What `latest` names, else the newest folder that has a checkpoint's name: committed or not."""
+        try:
+            return (self.folder / LATEST).read_text(errors="replace").strip()[:100]
+        except FileNotFoundError:
+            left = (path.name for path in self.folder.glob("step_*") if path.suffix != ".part")
+            return max(left, default=None)
+        except OSError as error:
+            raise InvalidCheckpoint(f"{self.folder / LATEST} cannot be read: {error.strerror}; remove it") from None
+
     # --- saving -------------------------------------------------------------------------------------------------
     def _make_part(self, step: int, bytes_needed: int) -> Path:
         """The empty folder that all ranks write to. Raises SaveFailed on all of them."""
@@ -169,8 +179,14 @@ class Checkpoints:
         valid: starting over must be asked for.
         """
         self.wait()
+        steps, remains = self.ranks.from_first((self.steps(), self._remains()) if self.ranks.first else None)
         problems = []
-        for step in reversed(self.ranks.from_first(self.steps() if self.ranks.first else None)):
+        if remains and remains not in map(folder_name, steps):
+            if not steps:
+                raise InvalidCheckpoint(f"{self.folder / remains} was a checkpoint and has no {manifests.MANIFEST} any "
+                                        "more, and there is no other; --fresh starts over")
+            warn(f"{self.folder / remains} was the newest checkpoint, and is none any more")
+        for step in reversed(steps):
             folder = self.folder / folder_name(step)
             outcome = self._verify(folder)
             if isinstance(outcome, Manifest):

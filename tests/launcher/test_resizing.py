@@ -84,7 +84,7 @@ def test_stages_that_cannot_go_on_are_named_with_the_way_on(tmp_path):
     assert told.startswith("--set:") and "retrieval" not in told  # it has no checkpoint: it may start on anything
     wider, _ = planned(run.path, "engine.zero_stage=2", "cluster.processes=4")
     assert directory.state_of(run, wider, "auto", False) == "unfinished"
-    write_json(run.stage_result("pretrain"), {})
+    write_json(run.stage_result("pretrain"), {"seconds": 1.0})
     done, _ = planned(run.path, "engine.zero_stage=3")
     assert directory.state_of(run, done, "auto", False) == "unfinished"  # what is done is never touched
 

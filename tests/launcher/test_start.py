@@ -1,11 +1,13 @@
 """From what was typed to a checked plan: what is refused before anything is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from launcher import start
+from mux.event import CheckpointSaved, EventWriter
 from mux.recipe import Refusal
 from mux.run import write_json
 
@@ -52,7 +54,7 @@ def test_other_hosts_go_on_with_the_stages_that_are_left(tmp_path):
     _, made, run = start.planned(request(tmp_path / "r"))
     run.create()
     run.write_plan(made)
-    write_json(run.stage_result("retrieval"), {})
+    write_json(run.stage_result("retrieval"), {"seconds": 1.0})
     _, again, _, state = start.checked(request(run.path, "cluster.processes=4"))
     assert state == "unfinished" and again.stage("pretrain").devices == 4
 
@@ -74,3 +76,26 @@ def test_task_files_are_read_before_hours_of_pretraining(tmp_path, monkeypatch, 
     definition = '{train = "path:train.jsonl", test = "path:test.jsonl", steps = 4}'
     assert told in refusal(request(Path("r"), f"tasks.define.mood={definition}", 'stages.finetune.tasks=["mood"]'))
     assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("damage", ["result", "manifests", "checkpoints"])
+def test_what_was_lost_is_not_done_again_in_silence(tmp_path, damage):
+    """A result that is none, checkpoints without manifests or gone: starting over must be asked for."""
+    asked = start.Request(TINY.with_name("pretrain_alone.toml"), None, (), tmp_path / "run", None, "auto", False)
+    _, made, run = start.planned(asked)
+    run.create()
+    run.write_plan(made)
+    checkpoint = run.checkpoints("pretrain") / "step_00000005"
+    checkpoint.mkdir(parents=True)
+    manifest = checkpoint / "manifest.json"
+    manifest.write_text("{}")
+    EventWriter(run.events).write(CheckpointSaved(stage="pretrain", step=5, path=str(checkpoint), bytes=1, seconds=1))
+    if damage == "result":
+        write_json(run.stage_result("pretrain"), {"a": 1})
+    elif damage == "manifests":
+        manifest.unlink()
+    else:
+        shutil.rmtree(checkpoint.parent)
+    with pytest.raises(Refusal, match="is not what the stage has written" if damage == "result" else
+                       "tell of checkpoints, and none is left"):
+        start.checked(asked)

@@ -54,7 +54,7 @@ def test_hostfiles(refused: Callable[..., str], text: str | bytes, told: str) ->
     (Path.mkdir, "h: is a directory, not a hostfile"),
     (os.mkfifo, "h: is not a regular file"),
     (lambda path: path.symlink_to("/dev/zero"), "h: is not a regular file"),
-    (lambda path: path.symlink_to("h"), "h: cannot be read: Too many levels of symbolic links"),
+    (lambda path: path.symlink_to("h"), "h: no such hostfile"),
 ])
 def test_what_is_no_file(refused: Callable[..., str], tmp_path: Path, make: Callable, told: str) -> None:
     make(tmp_path / "h")
