@@ -56,7 +56,7 @@ def fill_files(disk: Path) -> list[Path]:
 
 
 @pytest.mark.fault("disk full")
-@pytest.mark.parametrize("fill", [fill_bytes, fill_files])
+@pytest.mark.parametrize("fill", [fill_bytes, pytest.param(fill_files, marks=pytest.mark.thorough)])
 def test_a_full_disk_ends_the_run_clearly(run: Run, disk, undisturbed, fill) -> None:
     process = run.start(recipe=ALONE)
     run.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
@@ -75,6 +75,7 @@ def test_a_full_disk_ends_the_run_clearly(run: Run, disk, undisturbed, fill) -> 
     assert run.losses("pretrain") == undisturbed()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("read-only directory")
 def test_a_directory_that_turns_read_only(run: Run, undisturbed) -> None:
     process = run.start(recipe=ALONE)

@@ -16,7 +16,8 @@ def in_a_step(run: Run, process) -> None:
 
 
 @pytest.mark.parametrize("whom", [
-    "rank", "agent", "launcher", pytest.param("node", marks=pytest.mark.thorough)])
+    "agent", "launcher", pytest.param("rank", marks=pytest.mark.thorough),
+    pytest.param("node", marks=pytest.mark.thorough)])
 def test_kill(run: Run, undisturbed, whom: str) -> None:
     """Not exit status 0, nothing left after 10 s, and the next start ends in the losses of an undisturbed run."""
     process = run.start(recipe=ALONE)
@@ -32,7 +33,8 @@ def test_kill(run: Run, undisturbed, whom: str) -> None:
     assert run.events()[-1]["event"] == "RunFinished"
 
 
-@pytest.mark.parametrize("zero_stage", [0, pytest.param(2, marks=pytest.mark.thorough), 3])
+@pytest.mark.parametrize("zero_stage", [
+    pytest.param(0, marks=pytest.mark.thorough), pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_kill_everything(run: Run, undisturbed, zero_stage: int) -> None:
     """All processes at once, with the other ZeRO stages."""
     option = f"--set=engine.zero_stage={zero_stage}"

@@ -18,6 +18,7 @@ def test_nan_stops(run: Run) -> None:
     assert "not finite" in done.stdout and len(run.events("JobStarted")) == 1, done.stdout
 
 
+@pytest.mark.thorough
 def test_nan_rolls_back_until_it_is_enough(run: Run) -> None:
     done = run.launch(*DIVERGING, '--set=health.policy="rollback"', "--set=health.rollbacks=2", recipe=ALONE)
     assert done.returncode == 1, done.stdout

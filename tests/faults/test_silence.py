@@ -25,6 +25,7 @@ def test_a_stopped_rank_is_named_and_the_job_started_again(run: Run, undisturbed
     assert run.losses("pretrain") == undisturbed()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("SIGSTOP of a rank")
 def test_without_restarts_the_run_ends(run: Run) -> None:
     process = run.start(SOON, LONG, recipe=ALONE)
@@ -35,6 +36,7 @@ def test_without_restarts_the_run_ends(run: Run) -> None:
     gone_within(run, 10)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault("SIGSTOP of a rank")
 def test_a_stop_that_a_rank_cannot_hear(run: Run) -> None:
     """Ctrl-C of a run with a stopped rank: it cannot save, and says so instead of waiting."""

@@ -41,7 +41,7 @@ def data_preparation(event: dict) -> bool:
     pytest.param(signal.SIGUSR1, "rank", a_save, ALONE, SLOW_SAVES, marks=pytest.mark.thorough),
     (signal.SIGUSR1, "launcher", an_evaluation, TINY, SLOW_EVALUATION),
     pytest.param(signal.SIGTERM, "rank", an_evaluation, TINY, SLOW_EVALUATION, marks=pytest.mark.thorough),
-    (signal.SIGTERM, "launcher", data_preparation, ALONE, (LONG,)),
+    pytest.param(signal.SIGTERM, "launcher", data_preparation, ALONE, (LONG,), marks=pytest.mark.thorough),
     pytest.param(signal.SIGUSR1, "rank", data_preparation, ALONE, (LONG,), marks=pytest.mark.thorough),
 ], ids=lambda value: value.name if isinstance(value, signal.Signals) else getattr(value, "__name__", None))
 def test_stop(run: Run, tmp_path, number, whom, during, recipe, options) -> None:

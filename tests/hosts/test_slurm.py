@@ -157,6 +157,7 @@ def hosts_of(process) -> str:
     return process.environ()["SLURMD_NODENAME"]
 
 
+@pytest.mark.thorough
 def test_a_node_that_fails_ends_the_run(job, cluster):
     job.submit(*LONG).meet(step=10)
     lost = cluster.hosts.names[1]
