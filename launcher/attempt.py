@@ -8,17 +8,8 @@ from collections.abc import Callable, Iterator
 from launcher.failure import Ended, Failure, Who, of_end, of_silence, of_stall
 from launcher.liveness import Liveness
 from launcher.process import JobProcesses
-from mux.event import (
-    Event,
-    EventReader,
-    Heartbeat,
-    JobEnded,
-    JobStarted,
-    RankFailed,
-    RankSignalled,
-    StepDone,
-    StopAgreed,
-)
+from mux.event import Event, Heartbeat, JobEnded, JobStarted, RankFailed, RankSignalled, StepDone, StopAgreed
+from mux.journal import EventReader
 from mux.run import JobPlan, Plan, RunDirectory
 
 LAST_WORDS_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others

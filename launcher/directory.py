@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from launcher import resizing
 from mux import manifest as manifests
-from mux.event import CheckpointSaved, EventReader, RunFinished
+from mux.event import CheckpointSaved, RunFinished
+from mux.journal import EventReader
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
 from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json, write_text
 

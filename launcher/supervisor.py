@@ -16,19 +16,8 @@ from launcher.phase import LOOK_SECONDS, Outcome, Phase, Regroup, Restarts
 from launcher.preview import model_name
 from launcher.regrouping import Regrouped, Replan, TooFewHosts, regroup
 from launcher.stopping import Stopping
-from mux.event import (
-    Event,
-    EventReader,
-    EventWriter,
-    Notice,
-    Restarting,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    RunStopped,
-    StageDone,
-    encode,
-)
+from mux.event import Event, Notice, Restarting, RunFailed, RunFinished, RunStarted, RunStopped, StageDone
+from mux.journal import EventReader, EventWriter, encode
 from mux.recipe import Refusal
 from mux.recipe.schema import ModelSection
 from mux.run import JobPlan, Plan, RunDirectory, StagePlan

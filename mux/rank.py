@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from mux.event import Event, EventWriter, Heartbeat, Progress, StageStarted
+from mux.event import Event, Heartbeat, Progress, StageStarted
+from mux.journal import EventWriter
 from mux.secrets import redact_output
 
 PR_SET_PDEATHSIG = 1

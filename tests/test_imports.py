@@ -7,13 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy"}
-LIGHT = ("mux.recipe", "mux.event", "mux.run", "mux.size", "mux.trace", "mux.manifest",
+LIGHT = ("mux.recipe", "mux.event", "mux.journal", "mux.run", "mux.size", "mux.trace", "mux.manifest",
          "mux.secrets", "mux.handshake", "mux.resizing")  # what the launcher may import
 
 # layer -> what it may import of the project
 ALLOWED = {
     "mux.recipe": ("mux.recipe", "mux.size", "mux.secrets"),
-    "mux.event": ("mux.content",),
+    "mux.event": (),
+    "mux.journal": ("mux.event", "mux.content"),
     "mux.content": ("mux.secrets",),
     "mux.secrets": (),
     "mux.handshake": (),
@@ -22,10 +23,10 @@ ALLOWED = {
     "mux.trace": (),
     "mux.manifest": ("mux.run",),
     "mux.resizing": ("mux.manifest",),
-    "mux.rank": ("mux.event", "mux.run", "mux.secrets"),
+    "mux.rank": ("mux.event", "mux.journal", "mux.run", "mux.secrets"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
-    "mux.train": ("mux.train", "mux.event", "mux.run", "mux.model", "mux.trace", "mux.manifest",
+    "mux.train": ("mux.train", "mux.event", "mux.journal", "mux.run", "mux.model", "mux.trace", "mux.manifest",
                   "mux.resizing"),
     "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
     "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),

@@ -16,7 +16,8 @@ from launcher.dashboard.figures import clean
 from launcher.dashboard.folding import fold
 from launcher.dashboard.screen import render
 from launcher.dashboard.state import State
-from mux.event import EventReader, Heartbeat
+from mux.event import Heartbeat
+from mux.journal import EventReader
 from mux.run import RunDirectory
 
 WIDTH = 100

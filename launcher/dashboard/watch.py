@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.dashboard.display import Display
-from mux.event import EventReader
+from mux.journal import EventReader
 
 Ending = Literal["finished", "stopped", "failed", "replayed", "left", "lost"]
 

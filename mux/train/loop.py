@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from mux import manifest as manifests
-from mux.event import CheckpointSaved, Event, RolledBack, StepDone, decode, encode
+from mux.event import CheckpointSaved, Event, RolledBack, StepDone
+from mux.journal import decode, encode
 from mux.trace import Curve
 from mux.train.checkpoint import Checkpoints, Saved
 from mux.train.engine import Engine, Ranks, Step

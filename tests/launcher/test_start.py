@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from launcher import start
-from mux.event import CheckpointSaved, EventWriter
+from mux.event import CheckpointSaved
+from mux.journal import EventWriter
 from mux.recipe import Refusal
 from mux.run import write_json
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mux.event import Event, EventReader, EventWriter, Notice, StepDone, decode, encode
+from mux.event import Event, Notice, StepDone
+from mux.journal import EventReader, EventWriter, decode, encode
 
 
 def test_every_kind_comes_back(tmp_path):

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from mux.event import EventReader, Notice
+from mux.event import Notice
+from mux.journal import EventReader
 from mux.rank import StopFlag, Voice, main_thread, neighbours_live
 from tests.mux.test_event import room_for
 

@@ -27,7 +27,8 @@ from launcher.dashboard.screen import render
 from launcher.dashboard.state import State
 from launcher.directory import state_of
 from mux import manifest
-from mux.event import Event, EventReader, decode, encode
+from mux.event import Event
+from mux.journal import EventReader, decode, encode
 from mux.recipe import Refusal, load
 from mux.report.results import read_run
 from mux.run import Plan, RunDirectory

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from mux.event import Notice, decode, encode
+from mux.event import Notice
+from mux.journal import decode, encode
 from mux.secrets import REDACTED, Redacting, Secrets
 from tests.security.conftest import MUX, RECIPE, REMOTE_TOKEN, SECRETS
 

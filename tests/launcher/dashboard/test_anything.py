@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from launcher.dashboard import PlainLines, State, fold, render
-from mux.event import Event, decode, encode
+from mux.event import Event
+from mux.journal import decode, encode
 
 TEXT = st.one_of(
     st.sampled_from(

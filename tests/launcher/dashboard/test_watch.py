@@ -10,7 +10,8 @@ import pytest
 
 from launcher.dashboard import FAREWELLS, Lines, follow
 from launcher.dashboard.__main__ import main
-from mux.event import Event, EventWriter, Notice, RunFinished, RunStarted, RunStopped, encode
+from mux.event import Event, Notice, RunFinished, RunStarted, RunStopped
+from mux.journal import EventWriter, encode
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mux.event import Evaluated, EventReader
+from mux.event import Evaluated
+from mux.journal import EventReader
 from mux.rank import Voice
 from mux.recipe.stages import EnsembleStage, EvaluateStage
 from mux.run import StagePlan, read_json, write_json

@@ -95,7 +95,8 @@ def main() -> None:
 def train_toy(ranks: Any, options: Any) -> None:
     import torch
 
-    from mux.event import Event, encode
+    from mux.event import Event
+    from mux.journal import encode
     from mux.manifest import Identity
     from mux.stages.training import resume
     from mux.train.checkpoint import Checkpoints
