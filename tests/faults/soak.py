@@ -40,6 +40,7 @@ def main() -> int:
     options.add_argument("--folder", type=Path, default=None, help="where the runs live (default: a temporary one)")
     asked = options.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="soak-"))
+    folder.mkdir(parents=True, exist_ok=True)
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
     steps = round(steps_per_second(Run(folder / "probe", folder / "cache")) * asked.minutes * 60 * SHARE)
     size = f"--set=stages.pretrain.steps={steps}"
