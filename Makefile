@@ -25,7 +25,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 faults: setup
-	$(BIN)/python -m pytest tests/faults tests/hosts --thorough
+	$(BIN)/python -m pytest --thorough -m fault
 
 soak: setup
 	$(BIN)/python -m tests.faults.soak --minutes 30

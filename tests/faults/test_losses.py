@@ -28,7 +28,7 @@ def test_nan_rolls_back_until_it_is_enough(run: Run) -> None:
 
 def test_a_spike_rolls_back(run: Run) -> None:
     """A factor that ordinary noise reaches now and then: the run passes over what led there, and ends."""
-    done = run.launch('--set=health.policy="rollback"', "--set=health.spike=1.03", "--set=health.rollbacks=1000",
+    done = run.launch('--set=health.policy="rollback"', "--set=health.spike=1.006", "--set=health.rollbacks=1000",
                       "--set=stages.pretrain.learning_rate=1e-6", recipe=ALONE)
     assert done.returncode == 0, done.stdout
     assert run.events("RolledBack"), "the factor is too large for this recipe's noise"

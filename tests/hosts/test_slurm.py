@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import COMMAND, Run
 from tests.hosts.slurm import Slurm, unavailable
 
-pytestmark = [pytest.mark.multihost, pytest.mark.processes]
+pytestmark = [pytest.mark.multihost, pytest.mark.processes, pytest.mark.fault("SLURM")]
 
 RECIPE = "tests/recipes/pretrain_alone.toml"
 SECRET = "of-no-concern-to-any-node"
