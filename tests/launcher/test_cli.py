@@ -111,13 +111,15 @@ def test_predict_stopped_by_ctrl_c_leaves_its_part(folder, tmp_path):
     while not (part.exists() and part.stat().st_size):
         assert process.poll() is None
         os.sched_yield()
-    for _ in range(6):  # Python loses an interrupt that falls into a destructor: then one presses Ctrl-C again
+    presses = 0
+    for presses in range(1, 7):  # Python prints and loses one that falls into a destructor: then one presses it again
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
             break
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and str(part) in errors and "Traceback" not in errors
+    assert process.returncode == 130 and str(part) in errors, errors
+    assert presses > 1 or "Traceback" not in errors, errors
     rows = [json.loads(line) for line in part.read_text().splitlines()]
     assert 0 < len(rows) <= 512 and all(row["prediction"] for row in rows) and not (tmp_path / "out.jsonl").exists()
 
