@@ -76,7 +76,7 @@ class Supervisor:
         if self.stopping.interrupted_again:
             return self._failed(INTERRUPTED, 0, "interrupted twice: ended without saving")
         asked = self.stopping.asked()
-        unsaved = outcome.unsaved if asked else None
+        unsaved = outcome.unsaved if asked and not outcome.stopped else None
         if failure := outcome.failed or unsaved:
             lost = "a stop was asked for, and what was done since the last checkpoint could not be saved: "
             return self._failed(FAILED, failure.code, f"{lost if asked else ''}{failure.text}")
