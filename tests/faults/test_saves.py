@@ -5,6 +5,7 @@ The moment is caught by watching the folder: the ranks are halted when it seems 
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,8 +95,7 @@ def test_kill(run: Run, whole, moment, whom):
         assert process.poll() is None, f"ended before the moment came:\n{run.output()}"
         if not seen(is_it, folder):
             continue
-        for rank in ranks:
-            rank.send_signal(signal.SIGSTOP)
+        halt(ranks)
         if seen(is_it, folder):
             break
         for rank in ranks:
@@ -117,6 +117,15 @@ def test_kill(run: Run, whole, moment, whom):
     ours, theirs = (load_file(of.path / "pretrain/model/model.safetensors") for of in (run, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not list(folder.glob("*.part")) and manifests.steps(folder) == [STEPS - 1, STEPS]
+
+
+def halt(ranks: list[psutil.Process]) -> None:
+    """SIGSTOP; returns when every thread stands still (a write that has begun is ended first)."""
+    for rank in ranks:
+        rank.send_signal(signal.SIGSTOP)
+    threads = [thread for rank in ranks for thread in Path(f"/proc/{rank.pid}/task").iterdir()]
+    while not all((thread / "stat").read_text().rpartition(")")[2].split()[0] in "TZ" for thread in threads):
+        time.sleep(0.001)
 
 
 def seen(is_it, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -72,8 +73,9 @@ def test_everything_is_told_at_once(there, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     # In a clean checkout its commit has a "+", in one with changes of its own only the files differ.
     for words in (f"{first}: its project", f"{first}: the run directory is not shared",
-                  f"{first}: its clock is 35", f"{second}: it does not answer: the connection timed out"):
+                  f"{first}: its clock is 3", f"{second}: it does not answer: the connection timed out"):
         assert f"{there.hostfile}: {words}" in done.stderr
+    assert re.search(r"its clock is 3[56]\d\d", done.stderr)  # an hour, and what asking takes on a busy host
     assert len(done.stderr.splitlines()) == 5
     assert list(run.parent.iterdir()) == []
 
