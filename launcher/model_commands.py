@@ -123,10 +123,11 @@ def predict(
     copies: Annotated[int, typer.Option(help="Read each text so many times, 1 to N, in different groups, and average: "
                                              "more accurate, slower by that factor.")] = 1,
     companions: Annotated[str, typer.Option(
-        metavar="given|fixed", help="given: neighbours in the file share a group. fixed: every text is grouped with "
-                                    "the same N - 1 texts (the model folder's companions.json or neutral sentences), "
-                                    "so that its prediction does not depend on the file; one text a pass, N times "
-                                    "slower.")] = "given",
+        metavar="length|given|fixed", help="Who shares a group. length: texts of similar length, which is fastest. "
+                                           "given: neighbours in the file. fixed: every text is grouped with the same "
+                                           "N - 1 texts (the model folder's companions.json or neutral sentences), so "
+                                           "that its prediction does not depend on the file; one text a pass, N times "
+                                           "slower. With --copies groups are drawn.")] = "length",
     max_length: Annotated[int | None, typer.Option(metavar="L", help="Cut texts to so many tokens.",
                                                    show_default="what the model reads")] = None,
     format: Annotated[str | None, typer.Option(

@@ -24,7 +24,8 @@ GROUPS = """## What N means
 up with the first rows of the batch: send batches that are multiples of {N}.
 """
 
-INDEPENDENT = """Where a prediction must not depend on its companions:
+INDEPENDENT = """`mux predict` groups texts of similar length, which is fastest; with `--companions given` neighbours in
+the file. Where a prediction must not depend on its companions:
 
 - `mux predict {folder} FILE --companions fixed` gives every text the same companions in the same slots, so that its
   prediction is the same whatever else is in the file. This costs a whole pass a text: nothing of the speed is left.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mux.data.grouping import Composition, compose, in_order
+from mux.data.grouping import Composition, by_length, compose, in_order
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
 from mux.predict.companions import FixedCompanions, fixed_texts
@@ -22,35 +22,36 @@ from mux.predict.heads import Answer, Encoding, Text, head_of
 
 WINDOW = 256  # groups that are composed, encoded and averaged together; the memory of a prediction is bounded by it
 LONGEST = 512  # tokens, of a model that does not say
-COMPANIONS = ("given", "fixed")
+COMPANIONS = ("length", "given", "fixed")
 
 
 class Predictor:
     """Predictions of the classification model in `folder`, which any Auto class may have saved.
 
-    Texts are grouped N by N in the order given; with `copies` = k each one is read k times, all rows of a window
-    permuted together, and its k logits are averaged (paper section 5.4). With companions = "fixed" each text has a
-    group of its own, and its prediction is the same whatever other texts there are. `batch` groups go through the
-    model at once. Texts are cut to `max_length` tokens; where padding is attended the rows stay as long as in
-    training. `scores` and `spans`: see `mux.predict.heads`. Code that comes with a model is not run. Raises ValueError
-    for a folder that cannot predict and for values that do not fit the model.
+    Texts of similar length share a group and a batch, or with companions = "given" neighbours as they come; the answers
+    are in the order of the texts. With `copies` = k each one is read k times, all rows of a window permuted together,
+    and its k logits are averaged (paper section 5.4). With companions = "fixed" each text has a group of its own, and
+    its prediction is the same whatever other texts there are. `batch` groups go through the model at once. Texts are
+    cut to `max_length` tokens; where padding is attended the rows stay as long as in training. `scores` and `spans`:
+    see `mux.predict.heads`. Code that comes with a model is not run. Raises ValueError for a folder that cannot predict
+    and for values that do not fit the model.
     """
 
-    def __init__(self, folder: Path, *, batch: int = 32, copies: int = 1, companions: str = "given",
+    def __init__(self, folder: Path, *, batch: int = 32, copies: int = 1, companions: str = "length",
                  max_length: int | None = None, device: str | None = None, scores: bool = False,
                  spans: bool = False) -> None:
         self.config = open_config(folder)
         self.N = getattr(self.config, "num_instances", 1)
         self.head = head_of(self.config, str(folder))
         if companions not in COMPANIONS:
-            raise ValueError(f"companions are {' or '.join(COMPANIONS)}, not {companions!r}")
+            raise ValueError(f"companions are {', '.join(COMPANIONS)}: not {companions!r}")
         if spans and not self.head.takes_words:
             raise ValueError(f"{folder} classifies whole texts: there are no spans in its predictions")
         if not 1 <= copies <= self.N:
             raise ValueError(f"{copies} copies: a model of N = {self.N} takes 1 to {self.N}")
         if not 1 <= batch <= WINDOW:
             raise ValueError(f"a batch of {batch} groups: 1 to {WINDOW} are possible")
-        self.batch, self.copies, self.fixed = batch, copies, companions == "fixed"
+        self.batch, self.copies, self.sorts, self.fixed = batch, copies, companions == "length", companions == "fixed"
         self.scores, self.spans = scores, spans
         self.tokenizer = open_tokenizer(folder, self.config)
         self.padded = padded_length(self.config)
@@ -80,17 +81,21 @@ class Predictor:
     def predict(self, texts: Sequence[Text], progress: Callable[[float], None] = lambda share: None) -> list[Answer]:
         """The answers for one window of texts, in order. `progress` is called with the share of it that is done."""
         rows = self._encode(texts)
-        composition = self._composition(len(texts))
+        composition = self._composition(rows)
         logits = composition.average(self._logits(rows + self.companions, composition.groups, progress))
         return [self.head.answer(*row, self.scores, self.spans) for row in zip(texts, rows, logits, strict=True)]
 
     def _encode(self, texts: Sequence[Text]) -> list[Encoding]:
         return self.head.encode(texts, self.tokenizer, self.length) if texts else []
 
-    def _composition(self, count: int) -> Composition | FixedCompanions:
+    def _composition(self, rows: Sequence[Encoding]) -> Composition | FixedCompanions:
         if self.fixed:
-            return FixedCompanions(count, self.N, self.copies)
-        return in_order(count, self.N) if self.copies == 1 else compose(count, self.N, seed=0, copies=self.copies)
+            return FixedCompanions(len(rows), self.N, self.copies)
+        if self.copies > 1:
+            return compose(len(rows), self.N, seed=0, copies=self.copies)
+        if self.sorts and self.padded is None:  # where padding is attended all rows are equally long
+            return by_length(np.array([len(row.ids) for row in rows]), self.N)
+        return in_order(len(rows), self.N)
 
     @torch.inference_mode()
     def _logits(self, rows: Sequence[Encoding], groups: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:

@@ -43,17 +43,24 @@ def by_groups(folder, groups, length=None):
     return [model(**tokenizer(group, return_tensors="pt", truncation=True, **padding)).logits for group in groups]
 
 
+@pytest.mark.parametrize("companions", ["length", "given"])
 @pytest.mark.parametrize("N", [1, 2, 3])
-def test_rows_keep_their_order_and_fields(model_folder, texts, tmp_path, N):
+def test_rows_keep_their_order_and_fields(model_folder, texts, tmp_path, N, companions):
     folder = model_folder(MuxForSequenceClassification, num_instances=N, **LABELS)
     rows = [{"id": index, "text": text, "more": [index]} for index, text in enumerate(texts)]
     source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     done = []
-    count = predict_file(Predictor(folder, batch=2, scores=True), Rows(source), str(output), progress=done.append)
+    predictor = Predictor(folder, batch=2, scores=True, companions=companions)
+    count = predict_file(predictor, Rows(source), str(output), progress=done.append)
     assert count == 11 and done[-1] == 11 and done == sorted(done)
-    padded = texts + texts[: -len(texts) % N]  # the tail's fillers are the first rows
-    logits = torch.cat(by_groups(folder, [padded[first : first + N] for first in range(0, len(padded), N)]))
-    chances = logits.softmax(-1)[:11]
+    order = list(range(11))
+    if companions == "length":
+        order.sort(key=lambda index: len(predictor.tokenizer(texts[index])["input_ids"]))
+        assert order != list(range(11))
+    padded = order + order[: -len(texts) % N]  # the tail's fillers are the first rows
+    grouped = [texts[index] for index in padded]
+    logits = torch.cat(by_groups(folder, [grouped[first : first + N] for first in range(0, len(padded), N)]))
+    chances = logits.softmax(-1)[torch.tensor(order).argsort()]
     found = read(output)
     assert [{key: row[key] for key in ("id", "text", "more")} for row in found] == rows
     assert list(found[0]) == ["id", "text", "more", "prediction", "score", "scores"]
@@ -127,7 +134,7 @@ def test_windows_are_seamless(model_folder, tmp_path, monkeypatch):
     """Several windows give what one would: groups do not straddle their ends, and the tail is the last one's."""
     folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
     source = jsonl(tmp_path / "in.jsonl", [{"text": f"w{index % 40} w{(3 * index) % 37}"} for index in range(1, 60)])
-    predictor = Predictor(folder)
+    predictor = Predictor(folder, companions="given")
     assert predictor.window == 512
     predict_file(predictor, Rows(source), str(tmp_path / "out.jsonl"))
     found = [(row["prediction"], row["score"]) for row in read(tmp_path / "out.jsonl")]
@@ -144,7 +151,8 @@ def test_pairs_and_regression(model_folder, texts, tmp_path):
     folder = model_folder(MuxForSequenceClassification, num_instances=2, num_labels=1, problem_type="regression")
     path = tmp_path / "in.tsv"
     path.write_text("first\tsecond\n" + "".join(f"{text}\t{texts[-1]}\n" for text in texts[:6]))
-    predict_file(Predictor(folder), Rows(str(path), "first", "second"), str(tmp_path / "out.csv"))
+    predictor = Predictor(folder, companions="given")
+    predict_file(predictor, Rows(str(path), "first", "second"), str(tmp_path / "out.csv"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -188,7 +196,8 @@ def test_words_get_the_tag_of_their_first_piece(model_folder, tmp_path):
     folder = model_folder(MuxForTokenClassification, num_instances=2, **TAGS)
     words = [["w1ab", "w2", "w3c"], ["w4", "w5a"], ["w6abc"]]
     source = jsonl(tmp_path / "in.jsonl", [{"tokens": row} for row in words])
-    predict_file(Predictor(folder, scores=True), Rows(source, "tokens"), str(tmp_path / "out.jsonl"))
+    given = Predictor(folder, companions="given", scores=True)
+    predict_file(given, Rows(source, "tokens"), str(tmp_path / "out.jsonl"))
     tokenizer, found = AutoTokenizer.from_pretrained(folder), read(tmp_path / "out.jsonl")
     model = MuxForTokenClassification.from_pretrained(folder).eval()
     batch = tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")
@@ -197,7 +206,7 @@ def test_words_get_the_tag_of_their_first_piece(model_folder, tmp_path):
         expected = chances[row, firsts]
         assert found[row]["prediction"] == [("O", "B-X", "I-X")[best] for best in expected.argmax(-1)]
         np.testing.assert_allclose([list(each.values()) for each in found[row]["scores"]], expected, atol=2e-6)
-    text = Predictor(folder).predict([Text("w1ab w2  w3c"), Text("w4 w5a"), Text("w6abc")])
+    text = given.predict([Text("w1ab w2  w3c"), Text("w4 w5a"), Text("w6abc")])
     assert [answer["words"] for answer in text] == words
     assert [answer["prediction"] for answer in text] == [row["prediction"] for row in found]
     cut = Predictor(folder, max_length=5).predict([Text(words[0])])[0]  # [CLS] w1 ##a ##b [SEP]
@@ -364,7 +373,7 @@ def test_what_csv_and_tsv_hold_comes_back(model_folder, tmp_path):
 def test_values_that_do_not_fit_the_model_are_refused(model_folder, tmp_path):
     folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
     for options, says in (({"copies": 3}, "takes 1 to 2"), ({"copies": 0}, "takes 1 to 2"), ({"batch": 0}, "1 to 256"),
-                          ({"companions": "none"}, "given or fixed"), ({"spans": True}, "no spans"),
+                          ({"companions": "none"}, "length, given, fixed"), ({"spans": True}, "no spans"),
                           ({"device": "abacus"}, "device abacus")):
         with pytest.raises(ValueError, match=says):
             Predictor(folder, **options)
