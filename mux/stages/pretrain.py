@@ -131,7 +131,8 @@ def held_out(context: Context, engine: Engine, objective: Objective, questions: 
         rows = corpus.held_out[chosen.start * N : chosen.stop * N]
         ids_BNL = corpus.take(rows).reshape(len(chosen), N, -1)
         batch = questions(ids_BNL, HELD_OUT_SEED, 0, chosen.start)
-        parts = objective(engine.forward, {name: tensor.to(ranks.device) for name, tensor in batch.items()})
+        on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
+        parts = objective(engine.forward, on_device, objective.counts(batch))
         for name, part in parts.items() if counted else ():
             sums[f"{name}.loss"] += float(part.loss) * part.count
             sums[f"{name}.correct"] += float(part.correct)

@@ -105,7 +105,7 @@ class Ranks:
 class Step:
     """What an optimizer step did."""
 
-    grad_norm: float | None
+    grad_norm: float | Tensor | None  # a tensor may not be known yet: to read it is to wait for the device
     loss_scale: float | None  # fp16 only
     skipped: int  # steps skipped so far because a gradient overflowed
     at_smallest_scale: bool = False  # this one was, although the loss scale could not be smaller
@@ -172,8 +172,8 @@ class Engine:
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         scale = self._engine.optimizer.loss_scale if self.fp16 else None
-        return Step(None if norm is None else float(norm), None if scale is None else float(scale),
-                    int(self._engine.skipped_steps), smallest and self._engine.skipped_steps > skipped)
+        return Step(norm, None if scale is None else float(scale), int(self._engine.skipped_steps),
+                    smallest and self._engine.skipped_steps > skipped)
 
     def _at_smallest_scale(self) -> bool:
         """Whether another overflow would leave the loss scale where it is; without fp16 it never moves."""
@@ -182,12 +182,12 @@ class Engine:
         scaler = self._engine.optimizer.loss_scaler
         return bool(scaler.cur_scale <= scaler.min_scale)
 
-    def _stage_0_norm(self) -> float | None:
+    def _stage_0_norm(self) -> Tensor | None:
         """DeepSpeed records no norm for fp32 at ZeRO 0, where each rank has all gradients."""
         if self._engine.zero_optimization_stage() != 0 or self.fp16 or self._engine.bfloat16_enabled():
             return None
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else None
+        return torch.nn.utils.get_total_norm(grads) if grads else None
 
     def snapshot(self) -> Snapshot:
         """Copies of this rank's shards, good until the next call; all ranks must call it."""

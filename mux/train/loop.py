@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -53,6 +54,15 @@ class Training:
     task: str | None = None
     name: str | None = None  # of a training of a fine-tuning stage, which has several
     limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A micro-batch that is ready: counted, and, for a GPU, in memory that it copies from while the host goes on."""
+
+    tensors: Batch
+    counted: dict[str, int]  # items of each part of the objective
+    tokens: int  # without padding
 
 
 @dataclass(frozen=True)
@@ -129,17 +139,18 @@ def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoin
     first_step, shift = position.step, position.shift
     saved_at = first_step if first_step > 0 else None
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
-        ahead = loader.submit(training.batches, first_step + shift) if first_step < training.steps else None
+        prepare = functools.partial(ready, training, ranks)
+        ahead = loader.submit(prepare, first_step + shift) if first_step < training.steps else None
         for step in range(first_step, training.steps):
             waited = time.monotonic()
             assert ahead is not None
             moved(step)
             checkpoints.check()
             micro_batches = ahead.result()
-            ahead = loader.submit(training.batches, step + 1 + shift) if step + 1 < training.steps else None
+            ahead = loader.submit(prepare, step + 1 + shift) if step + 1 < training.steps else None
             interval.data += time.monotonic() - waited
 
-            stop, totals = agree(training.objective, micro_batches, ranks, stop_requested())
+            stop, totals = agree(micro_batches, ranks, stop_requested())
             if stop:
                 if step != saved_at:
                     refuse_nan(engine, ranks, interval, step, saving=True)
@@ -171,26 +182,31 @@ def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoin
     return position
 
 
-def agree(objective: Objective, micro_batches: list[Batch], ranks: Ranks, stop: bool) -> tuple[bool, dict[str, float]]:
+def ready(training: Training, ranks: Ranks, index: int) -> list[MicroBatch]:
+    """This rank's micro-batches of an index. In a thread of its own, while the device works on the ones before."""
+    on_gpu = ranks.device.type == "cuda"
+    return [MicroBatch(tensors={name: tensor.pin_memory() if on_gpu else tensor for name, tensor in batch.items()},
+                       counted=training.objective.counts(batch), tokens=int(batch["attention_mask"].sum()))
+            for batch in training.batches(index)]
+
+
+def agree(micro_batches: list[MicroBatch], ranks: Ranks, stop: bool) -> tuple[bool, dict[str, float]]:
     """One small sum over all ranks: whether anyone was asked to stop, and the items of each part in the whole step."""
-    counted = {name: 0 for name in objective.weights}
-    for batch in micro_batches:
-        for name, count in objective.counts(batch).items():
-            counted[name] += count
-    stops, *totals = ranks.sum([float(stop), *counted.values()])
-    return stops > 0, dict(zip(counted, totals, strict=True))
+    names = list(micro_batches[0].counted)
+    stops, *totals = ranks.sum([float(stop), *(sum(one.counted[name] for one in micro_batches) for name in names)])
+    return stops > 0, dict(zip(names, totals, strict=True))
 
 
-def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batches: list[Batch],
+def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batches: list[MicroBatch],
                    totals: dict[str, float], step: int, shift: int, interval: Interval) -> Step:
     """Forward and backward of every micro-batch, then one update. Every item of the step weighs the same."""
     outcome = None
-    for first_group, batch in zip(first_groups(training, ranks, len(micro_batches)), micro_batches, strict=True):
+    for first_group, one in zip(first_groups(training, ranks, len(micro_batches)), micro_batches, strict=True):
         # Dropout, the same whichever rank has the groups.
         torch.manual_seed(seed_of(training.seed, training.stage, training.task, step + shift, first_group))
-        interval.tokens += int(batch["attention_mask"].sum())  # padding is no token
-        batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in batch.items()}
-        parts = training.objective(engine.forward, batch)
+        interval.tokens += one.tokens
+        batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in one.tensors.items()}
+        parts = training.objective(engine.forward, batch, one.counted)
         loss = torch.zeros((), device=ranks.device)
         for name, part in parts.items():
             share = part.count / max(totals[name], 1.0) * ranks.size * engine.accumulation
@@ -240,7 +256,8 @@ def report(training: Training, ranks: Ranks, interval: Interval, outcome: Step, 
         loss=sum(training.objective.weights[name] * losses[name] for name in names),
         task_loss=losses.get("task"), retrieval_loss=losses.get("retrieval"),
         accuracy=accuracy if math.isfinite(accuracy) else None,
-        learning_rate=training.schedule(done - 1), grad_norm=outcome.grad_norm, loss_scale=outcome.loss_scale,
+        learning_rate=training.schedule(done - 1), loss_scale=outcome.loss_scale,
+        grad_norm=None if outcome.grad_norm is None else float(outcome.grad_norm),
         skipped=outcome.skipped, groups_per_second=training.groups * per_second,
         instances_per_second=training.groups * training.N * per_second,
         tokens_per_second=sums[-1] / interval.steps * per_second, seconds_data=interval.data / interval.steps,

@@ -56,18 +56,19 @@ class Objective:
             counted["retrieval"] = int(batch["retrieval_slots"].ge(0).sum())
         return counted
 
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Part]:
-        """Run the model on a batch that is already on its device."""
+    def __call__(self, model: Any, batch: Batch, counted: dict[str, int]) -> dict[str, Part]:
+        """Run the model on a batch that is already on its device. `counted`: its items, as `counts` says; asking the
+        device for them would have the host wait until all that is queued there is done."""
         out = model(**batch)
         parts = {}
         if "task" in self.weights:
-            labels, count = batch["labels"], self.answers.asked(batch["labels"])
+            labels, count = batch["labels"], counted["task"]
             # Heads of other encoders have one loss alone, and theirs of nothing is NaN.
             loss = getattr(out, "task_loss", out.loss) if count else out.logits.float().sum() * 0.0
             parts["task"] = Part(loss, self.answers.right(out.logits.detach(), labels), count)
         if "retrieval" in self.weights:
             targets = out.retrieval_targets
-            if len(targets) != (asked := int(batch["retrieval_slots"].ge(0).sum())):
+            if len(targets) != (asked := counted["retrieval"]):
                 raise RuntimeError(f"the model retrieved {len(targets)} tokens where {asked} were asked for")
             parts["retrieval"] = Part(out.retrieval_loss, highest(out.retrieval_logits.detach(), targets), len(targets))
         return parts

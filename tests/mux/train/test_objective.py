@@ -39,6 +39,11 @@ def total(parts: list[dict[str, Part]]) -> dict[str, tuple[float, float, int]]:
             for name in parts[0]}
 
 
+def answered(objective, model, batch):
+    """As the loop asks: counted before the batch is on its device."""
+    return objective(model, batch, objective.counts(batch))
+
+
 @pytest.mark.parametrize("family", ANSWERS)
 def test_items_of_pretraining_weigh_the_same_however_they_are_split(family):
     torch.manual_seed(0)
@@ -50,9 +55,9 @@ def test_items_of_pretraining_weigh_the_same_however_they_are_split(family):
     parts = []
     for first in (0, 2, 4):
         batch = questions(ids[first : first + 2], 0, 0, first)
-        parts.append(objective(model, batch))
+        parts.append(answered(objective, model, batch))
         assert {name: part.count for name, part in parts[-1].items()} == objective.counts(batch)
-    split, whole = total(parts), total([objective(model, questions(ids, 0, 0, 0))])
+    split, whole = total(parts), total([answered(objective, model, questions(ids, 0, 0, 0))])
     for name in ("task", "retrieval"):
         assert split[name][0] == pytest.approx(whole[name][0], rel=1e-5)
         assert split[name][1:] == whole[name][1:] and whole[name][2] > 20
@@ -73,7 +78,7 @@ def test_the_model_is_asked_what_is_counted(family, fields):
     ids[1, :, 7:] = 0
     batch, objective = questions(ids, 0, 0, 0), Objective(weighed(0.25), ANSWERS[family])
     model = MuxForPreTraining(made).eval()
-    parts, counts = objective(model, batch), objective.counts(batch)
+    parts, counts = answered(objective, model, batch), objective.counts(batch)
     assert {name: part.count for name, part in parts.items()} == counts
     cut = questions.unread
     assert counts["retrieval"] == sum(max(int((row != 0).sum()) - (cut if row[-1] else 0), 0) for row in ids[:, 0])
@@ -112,7 +117,7 @@ def test_the_weighed_parts_are_the_models_own_loss(family):
     questions = TextQuestions(Vocabulary(60, (0, 1, 2, 3, 4), 4, 0), CORRUPTIONS[family, True], 0.3, True, True)
     batch = questions(np.random.default_rng(0).integers(5, 60, (2, 2, 12)), 0, 0, 0)
     objective = Objective(weighed(0.25, 50.0 if family == "electra" else 1.0), ANSWERS[family])
-    parts = objective(model, batch)
+    parts = answered(objective, model, batch)
     weighted = sum(objective.weights[name] * float(part.loss.detach()) for name, part in parts.items())
     assert weighted == pytest.approx(float(model(**batch).loss.detach()), rel=1e-6)
 
@@ -127,7 +132,7 @@ def test_fine_tuning_with_retrieval_has_both_parts():
     model = MuxForSequenceClassification(config(task_weight=0.9, retrieval_weight=0.1, num_labels=3)).eval()
     slots = torch.tensor([[0, 1, -1] * 3, [1, 1, -1] * 3])
     batch = texts(torch.tensor([0, 1, 2, 0]), retrieval_slots=slots)
-    parts = Objective(weighed(0.1), CLASSES)(model, batch)
+    parts = answered(Objective(weighed(0.1), CLASSES), model, batch)
     assert parts["task"].count == 4 and parts["retrieval"].count == 12 and parts["retrieval"].loss.requires_grad
     out = model(**batch)
     weighted = 0.9 * parts["task"].loss + 0.1 * parts["retrieval"].loss
@@ -137,7 +142,7 @@ def test_fine_tuning_with_retrieval_has_both_parts():
 def test_numbers_are_counted_and_never_right():
     model = MuxForSequenceClassification(config(num_labels=1)).eval()
     batch = texts(torch.tensor([0.5, -100.0, 2.0, 3.0]))  # a number, not a label that asks for nothing
-    parts = Objective(weighed(0.0), NUMBERS)(model, batch)
+    parts = answered(Objective(weighed(0.0), NUMBERS), model, batch)
     assert parts["task"].count == 4 and math.isnan(parts["task"].correct)
 
 
@@ -148,9 +153,9 @@ def test_numbers_are_counted_and_never_right():
 def test_a_batch_without_a_labelled_word_has_no_loss(model):
     objective = Objective(weighed(0.0), CLASSES)
     labels = torch.full((4, 9), -100)
-    part = objective(model, texts(labels))["task"]
+    part = answered(objective, model, texts(labels))["task"]
     assert part.count == 0 and float(part.loss) == 0 and part.correct == 0
     part.loss.backward()
     labels[1, 2] = labels[2, 3] = 1
-    part = objective(model, texts(labels))["task"]
+    part = answered(objective, model, texts(labels))["task"]
     assert part.count == 2 and float(part.loss) > 0
