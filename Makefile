@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart offline-eval test lint faults soak
+.PHONY: setup quickstart offline-eval test lint faults soak bench bench-full
 
 setup: .venv/ready
 
@@ -29,6 +29,14 @@ faults: setup
 
 soak: setup
 	$(BIN)/python -m tests.faults.soak --minutes 30
+
+bench: setup
+	$(BIN)/python -m benchmarks --short
+
+bench-full: setup
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --page docs/performance.md
 
 lint: setup
 	$(BIN)/ruff check

@@ -20,7 +20,8 @@ from mux.model.pipelines import longest_row, open_tokenizer, padded_length, toke
 from mux.predict.companions import FixedCompanions, fixed_texts
 from mux.predict.heads import Answer, Encoding, Text, head_of
 
-WINDOW = 256  # groups that are composed, encoded and averaged together; the memory of a prediction is bounded by it
+WINDOW = 2560  # rows that are composed, encoded and averaged together; the memory of a prediction is bounded by it
+LARGEST = 256  # groups of a batch
 LONGEST = 512  # tokens, of a model that does not say
 COMPANIONS = ("length", "given", "fixed")
 
@@ -49,8 +50,8 @@ class Predictor:
             raise ValueError(f"{folder} classifies whole texts: there are no spans in its predictions")
         if not 1 <= copies <= self.N:
             raise ValueError(f"{copies} copies: a model of N = {self.N} takes 1 to {self.N}")
-        if not 1 <= batch <= WINDOW:
-            raise ValueError(f"a batch of {batch} groups: 1 to {WINDOW} are possible")
+        if not 1 <= batch <= LARGEST:
+            raise ValueError(f"a batch of {batch} groups: 1 to {LARGEST} are possible")
         self.batch, self.copies, self.sorts, self.fixed = batch, copies, companions == "length", companions == "fixed"
         self.scores, self.spans = scores, spans
         self.tokenizer = open_tokenizer(folder, self.config)
@@ -76,7 +77,8 @@ class Predictor:
     @property
     def window(self) -> int:
         """How many texts `predict` takes at once."""
-        return max(1, WINDOW * (1 if self.fixed else self.N) // self.copies)
+        groups = max(1, WINDOW // self.N)
+        return max(1, groups * (1 if self.fixed else self.N) // self.copies)
 
     def predict(self, texts: Sequence[Text], progress: Callable[[float], None] = lambda share: None) -> list[Answer]:
         """The answers for one window of texts, in order. `progress` is called with the share of it that is done."""

@@ -133,12 +133,12 @@ def test_fixed_companions_group_every_copy_in_its_own_slot():
 def test_windows_are_seamless(model_folder, tmp_path, monkeypatch):
     """Several windows give what one would: groups do not straddle their ends, and the tail is the last one's."""
     folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
-    source = jsonl(tmp_path / "in.jsonl", [{"text": f"w{index % 40} w{(3 * index) % 37}"} for index in range(1, 60)])
+    source = jsonl(tmp_path / "in.jsonl", [{"text": f"w{index % 40} w{(3 * index) % 37}"} for index in range(1, 60)])  # 6 windows
     predictor = Predictor(folder, companions="given")
-    assert predictor.window == 512
+    assert predictor.window == 2560
     predict_file(predictor, Rows(source), str(tmp_path / "out.jsonl"))
     found = [(row["prediction"], row["score"]) for row in read(tmp_path / "out.jsonl")]
-    monkeypatch.setattr("mux.predict.predictor.WINDOW", 5)
+    monkeypatch.setattr("mux.predict.predictor.WINDOW", 11)
     assert predictor.window == 10
     predict_file(predictor, Rows(source), str(tmp_path / "again.jsonl"))
     again = [(row["prediction"], row["score"]) for row in read(tmp_path / "again.jsonl")]
