@@ -5,7 +5,6 @@ Sequence classification, full rows; everyone in one race per size, against trans
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,7 +19,7 @@ from benchmarks.contestants import OTHERS, Conditions, bert, fed, ours, rows
 from benchmarks.inference import BERT, conditions
 from benchmarks.protocol import Contestant, race
 from benchmarks.records import Record, record
-from mux.hub.onnx import export_onnx
+from mux.hub.onnx import export_onnx, quantize_onnx
 
 N = 10
 
@@ -60,7 +59,7 @@ def elsewhere(models: Mapping[str, Callable[[], nn.Module]], folder: Path, under
         instances = count(name, under)
         made[f"{name}, onnxruntime"] = fed_arrays(onnxruntime_session(path), instances, under)
         quantized = path.with_suffix(".int8.onnx")
-        quantize(path, quantized)
+        quantize_onnx(path, quantized)
         made[f"{name}, onnxruntime int8"] = fed_arrays(onnxruntime_session(quantized), instances, under)
         if find_spec("openvino"):
             made[f"{name}, OpenVINO"] = fed_arrays(openvino_model(path), instances, under)
@@ -86,14 +85,6 @@ def onnxruntime_session(path: Path) -> Callable[[dict[str, Any]], Any]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = {entry.name for entry in session.get_inputs()}
     return lambda feed: session.run(None, {name: array for name, array in feed.items() if name in names})
-
-
-def quantize(path: Path, to: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends what changes nothing here
-
-    quantize_dynamic(path, to, weight_type=QuantType.QInt8)
 
 
 def openvino_model(path: Path) -> Callable[[dict[str, Any]], Any]:

@@ -28,7 +28,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def measure(device: str, short: bool) -> Iterator[Record]:
-    texts, rounds, size = (640, 5, "SMALL") if short else (2560, 9, "BASE")
+    texts, rounds, size = 2560, *((3, "SMALL") if short else (9, "BASE"))
     with tempfile.TemporaryDirectory() as folder:
         predictors = {N: Predictor(saved(Path(folder) / str(N), size, N), device=device) for N in (1, *GOALS)}
         contestants = {f"N = {N}": Contestant(predicting(predictor, texts), texts)

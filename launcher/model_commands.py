@@ -72,6 +72,10 @@ def export_model(
                                     "one training of a fine-tuning stage.", show_default=False)] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, for any number of groups and any length, "
                                                       "and compare it under onnxruntime.")] = False,
+    precision: Annotated[str, typer.Option(
+        metavar="fp32|bf16|fp16|int8", help="Of the weights: bf16 and fp16 halve the folder. int8 adds "
+                                            "model.int8.onnx, its linear layers in int8 for CPUs; with --onnx."
+    )] = "fp32",
 ) -> None:
     """Write a model folder to give away: weights, tokenizer, and a model card with the run's results.
 
@@ -81,13 +85,13 @@ def export_model(
     from there with `from = "path:models/half_way"`
     """
     if checkpoint is not None:
-        return export_checkpoint(run, destination, checkpoint, stage, task, onnx)
+        return export_checkpoint(run, destination, checkpoint, stage, task, onnx or precision != "fp32")
     with model_work(REFUSED):
         from mux.hub.export import export, find_model
         from mux.hub.onnx import OnnxFailure
 
         try:
-            names = export(find_model(run, stage, task), destination, onnx)
+            names = export(find_model(run, stage, task), destination, onnx, precision)
         except OnnxFailure as failure:
             print(f"{failure}\nnothing was written", file=sys.stderr)
             raise typer.Exit(FAILED) from None
@@ -138,6 +142,9 @@ def predict(
     spans: Annotated[bool, typer.Option("--spans", help="Token models: entities instead of a tag a word.")] = False,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1.",
                                                show_default="the GPU if there is one")] = None,
+    precision: Annotated[str, typer.Option(
+        metavar="fp32|bf16|fp16|int8", help="Of weights and arithmetic: bf16 and fp16 for GPUs, int8 (of the linear "
+                                            "layers) for CPUs. Faster, and a little off.")] = "fp32",
     stage: Annotated[str | None, typer.Option(metavar="ID", help="Of a run: the model of this stage.",
                                               show_default=False)] = None,
     task: Annotated[str | None, typer.Option(help="Of a run: the model of this task.", show_default=False)] = None,
@@ -155,7 +162,8 @@ def predict(
         rows = Rows(file, text, text_pair, input_format)
         output_kind(rows, output, format)
         predictor = Predictor(find_model(model, stage, task).folder, batch=batch, copies=copies,
-                              companions=companions, max_length=max_length, device=device, scores=scores, spans=spans)
+                              companions=companions, max_length=max_length, device=device, precision=precision,
+                              scores=scores, spans=spans)
         total = rows.count(predictor.head.takes_words, predictor.added)
     write(predictor, rows, output, format, total)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -22,6 +23,7 @@ from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import open_tokenizer
+from mux.model.precision import HALVES, to_precision
 from mux.recipe.wording import reason
 from mux.run import RunDirectory, read_results
 
@@ -93,14 +95,21 @@ def run_models(results: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
     return models
 
 
-def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
-    """Write the model to `destination`, whole or not at all; the names of the files.
+def export(origin: Origin, destination: Path, onnx: bool = False, precision: str = "fp32") -> list[str]:
+    """Write the model to `destination`, whole or not at all; the names of the files. `precision`: of the weights, or
+    "int8", of a second ONNX file.
 
-    Raises ValueError if something is at the destination, or weights, the tokenizer or packages are missing; OnnxFailure
-    if (with `onnx`) the model cannot be exported or the file does not compute the same.
+    Raises ValueError if something is at the destination, or weights, the tokenizer or packages are missing, or for a
+    precision that does not go with the rest; OnnxFailure if (with `onnx`) the model cannot be exported or the file does
+    not compute the same.
     """
+    if precision == "int8" and not onnx:
+        raise ValueError("int8 weights are those of an ONNX file: --onnx --precision int8 "
+                         "(mux predict --precision int8 makes its own from any folder)")
+    if precision in HALVES and onnx:
+        raise ValueError(f"ONNX files are in fp32, or with --precision int8 in int8, too: not in {precision}")
     if onnx:
-        from mux.hub.onnx import export_onnx, require  # their packages are an extra
+        from mux.hub.onnx import export_onnx, quantize_onnx, require  # their packages are an extra
 
         require()
     with written_whole(destination) as part:
@@ -108,12 +117,16 @@ def export(origin: Origin, destination: Path, onnx: bool = False) -> list[str]:
         auto_class = auto_class_of(config, origin.folder)
         tokenizer = open_tokenizer(origin.folder, config)
         model = open_model(auto_class, origin.folder)
+        if precision != "int8":
+            model = to_precision(model, precision, torch.device("cpu"))
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         if (origin.folder / COMPANIONS).exists():
             shutil.copyfile(origin.folder / COMPANIONS, part / COMPANIONS)
         if onnx:
             export_onnx(model, part / "model.onnx")
+        if precision == "int8":
+            quantize_onnx(part / "model.onnx", part / "model.int8.onnx")
         card = model_card(config, name=origin.name, made_by=origin.made_by, folder=str(destination),
                           auto_class=auto_class.__name__, results=origin.results, task=origin.task,
                           sources=origin.sources, onnx=onnx)

@@ -67,10 +67,19 @@ def export_onnx(model: PreTrainedModel, path: Path) -> None:
         raise OnnxFailure(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
 
 
+def quantize_onnx(path: Path, to: Path) -> None:
+    """Write `path` again with its products of weights in int8; what they are multiplied with is quantized as it comes.
+    Its numbers are a little off, so they are not compared."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet(None):
+        quantize_dynamic(path, to, weight_type=QuantType.QInt8)
+
+
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporter's remarks about its own progress."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(logs: str | None = "torch.onnx") -> Iterator[None]:
+    """Without an exporter's remarks about its own progress."""
+    logger = logging.getLogger(logs)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

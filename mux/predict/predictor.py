@@ -17,6 +17,7 @@ from torch import Tensor
 from mux.data.grouping import Composition, by_length, compose, in_order
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
+from mux.model.precision import to_precision
 from mux.predict.companions import FixedCompanions, fixed_texts
 from mux.predict.heads import Answer, Encoding, Text, head_of
 
@@ -33,14 +34,14 @@ class Predictor:
     are in the order of the texts. With `copies` = k each one is read k times, all rows of a window permuted together,
     and its k logits are averaged (paper section 5.4). With companions = "fixed" each text has a group of its own, and
     its prediction is the same whatever other texts there are. `batch` groups go through the model at once. Texts are
-    cut to `max_length` tokens; where padding is attended the rows stay as long as in training. `scores` and `spans`:
-    see `mux.predict.heads`. Code that comes with a model is not run. Raises ValueError for a folder that cannot predict
-    and for values that do not fit the model.
+    cut to `max_length` tokens; where padding is attended the rows stay as long as in training. `precision`: see
+    `mux.model.precision`; `scores` and `spans`: `mux.predict.heads`. Code that comes with a model is not run. Raises
+    ValueError for a folder that cannot predict and for values that do not fit the model.
     """
 
     def __init__(self, folder: Path, *, batch: int = 32, copies: int = 1, companions: str = "length",
-                 max_length: int | None = None, device: str | None = None, scores: bool = False,
-                 spans: bool = False) -> None:
+                 max_length: int | None = None, device: str | None = None, precision: str = "fp32",
+                 scores: bool = False, spans: bool = False) -> None:
         self.config = open_config(folder)
         self.N = getattr(self.config, "num_instances", 1)
         self.head = head_of(self.config, str(folder))
@@ -57,8 +58,8 @@ class Predictor:
         self.tokenizer = open_tokenizer(folder, self.config)
         self.padded = padded_length(self.config)
         self.device = device_of(device)
-        model: Any = open_model(self.head.auto_class, folder)
-        self.model = model.to(self.device)
+        model: Any = to_precision(open_model(self.head.auto_class, folder), precision, self.device)
+        self.model = model
         self.inputs = set(inspect.signature(self.model.forward).parameters)
         self.length = self._length(max_length)
         self.companions = self._encode([Text(text) for text in fixed_texts(folder, self.N - 1)]) if self.fixed else []

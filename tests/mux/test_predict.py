@@ -133,7 +133,7 @@ def test_fixed_companions_group_every_copy_in_its_own_slot():
 def test_windows_are_seamless(model_folder, tmp_path, monkeypatch):
     """Several windows give what one would: groups do not straddle their ends, and the tail is the last one's."""
     folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
-    source = jsonl(tmp_path / "in.jsonl", [{"text": f"w{index % 40} w{(3 * index) % 37}"} for index in range(1, 60)])  # 6 windows
+    source = jsonl(tmp_path / "in.jsonl", [{"text": f"w{index % 40} w{(3 * index) % 37}"} for index in range(1, 60)])
     predictor = Predictor(folder, companions="given")
     assert predictor.window == 2560
     predict_file(predictor, Rows(source), str(tmp_path / "out.jsonl"))
@@ -370,11 +370,32 @@ def test_what_csv_and_tsv_hold_comes_back(model_folder, tmp_path):
     assert "in.jsonl:2: has the columns" in str(error.value.__cause__)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("kind", [MuxForSequenceClassification, MuxForTokenClassification])
+def test_other_precisions_are_a_little_off(model_folder, texts, precision, kind):
+    folder = model_folder(kind, num_instances=2, **(LABELS if kind is MuxForSequenceClassification else TAGS))
+    asked = [Text(text) for text in texts]
+    exact, near = (Predictor(folder, precision=one, scores=True) for one in ("fp32", precision))
+    weights = {module.weight().dtype if callable(module.weight) else module.weight.dtype
+               for name, module in near.model.named_modules() if name.endswith("intermediate.dense")}
+    assert weights == {{"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.qint8}[precision]}
+    apart = np.abs(np.array(scores(exact.predict(asked))) - scores(near.predict(asked)))
+    assert 0 < apart.max() < 0.05
+
+
+def scores(answers: list[dict]) -> list[float]:
+    found = []
+    for answer in answers:
+        for row in answer["scores"] if isinstance(answer["scores"], list) else [answer["scores"]]:
+            found += row.values()
+    return found
+
+
 def test_values_that_do_not_fit_the_model_are_refused(model_folder, tmp_path):
     folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
     for options, says in (({"copies": 3}, "takes 1 to 2"), ({"copies": 0}, "takes 1 to 2"), ({"batch": 0}, "1 to 256"),
                           ({"companions": "none"}, "length, given, fixed"), ({"spans": True}, "no spans"),
-                          ({"device": "abacus"}, "device abacus")):
+                          ({"device": "abacus"}, "device abacus"), ({"precision": "int4"}, "no precision 'int4'")):
         with pytest.raises(ValueError, match=says):
             Predictor(folder, **options)
     with pytest.raises(ValueError, match="holds MuxForPreTraining"):

@@ -97,6 +97,17 @@ def test_a_model_folder_is_exported_with_its_companions(model_folder, tmp_path):
     assert "head.decoder.weight" not in load_file(tmp_path / "out" / "model.safetensors")  # tied, stored once
 
 
+def test_half_precision_halves_the_weights_and_loads_as_it_is(model_folder, tmp_path):
+    folder = model_folder(MuxForSequenceClassification, num_instances=2)
+    export(find_model(str(folder)), tmp_path / "half", precision="bf16")
+    whole, half = ((at / "model.safetensors").stat().st_size for at in (folder, tmp_path / "half"))
+    assert 0.45 < half / whole < 0.6
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="no precision 'fp8'"):
+        export(find_model(str(folder)), tmp_path / "other", precision="fp8")
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_cannot_be_exported_leaves_nothing(model_folder, tmp_path):
     folder = model_folder(MuxForSequenceClassification, num_instances=2)
     origin, out = find_model(str(folder)), tmp_path / "out"

@@ -77,3 +77,18 @@ def test_export_writes_it_beside_the_weights(model_folder, tmp_path):
     with torch.no_grad():
         np.testing.assert_allclose(found, model(**batch).logits.numpy(), atol=1e-4)
     assert "## ONNX" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_int8_is_a_second_file_of_about_the_same_logits(model_folder, tmp_path):
+    folder = model_folder(MuxForSequenceClassification, num_instances=2, hidden_size=64, intermediate_size=512)
+    with pytest.raises(ValueError, match="--onnx --precision int8"):
+        export(find_model(str(folder)), tmp_path / "out", precision="int8")
+    with pytest.raises(ValueError, match="not in bf16"):
+        export(find_model(str(folder)), tmp_path / "out", onnx=True, precision="bf16")
+    assert {"model.onnx", "model.int8.onnx"} <= set(
+        export(find_model(str(folder)), tmp_path / "out", onnx=True, precision="int8"))
+    whole, small = (tmp_path / "out" / name for name in ("model.onnx", "model.int8.onnx"))
+    assert small.stat().st_size < 0.7 * whole.stat().st_size
+    batch = AutoTokenizer.from_pretrained(tmp_path / "out")(["w1 w2a", "w3"], padding=True, return_tensors="np")
+    exact, near = (onnxruntime.InferenceSession(path).run(["logits"], dict(batch))[0] for path in (whole, small))
+    assert 0 < np.abs(exact - near).max() < 0.3 * exact.std()
