@@ -6,11 +6,14 @@ times, all rows are permuted together and the copies' logits are averaged (paper
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mux.data import draws
+
+MUCH, FEW = 0.15, 2  # by so much, and so many tokens, may groups of a batch be longer than its first
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,17 @@ def by_length(lengths: np.ndarray, N: int) -> Composition:
     """Instances of similar length [count] together, the shortest first: little of a group is padding (performance
     trick 2). For inference."""
     return cut(np.argsort(lengths, kind="stable"), N)
+
+
+def batches(lengths_G: np.ndarray, most: int, sorts: bool) -> Iterator[slice]:
+    """The groups of these lengths in order, at most so many a batch. If they are sorted, one that is much longer than
+    the first of its batch begins another, or all would be padded to it."""
+    first = 0
+    for group in range(1, len(lengths_G) + 1):
+        full = group - first == most or group == len(lengths_G)
+        if full or (sorts and lengths_G[group] > max(lengths_G[first] * (1 + MUCH), lengths_G[first] + FEW)):
+            yield slice(first, group)
+            first = group
 
 
 def in_order(count: int, N: int) -> Composition:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mux.data.grouping import Composition, by_length, compose, in_order
+from mux.data.grouping import Composition, batches, by_length, compose, in_order
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
 from mux.model.precision import to_precision
@@ -53,10 +53,11 @@ class Predictor:
             raise ValueError(f"{copies} copies: a model of N = {self.N} takes 1 to {self.N}")
         if not 1 <= batch <= LARGEST:
             raise ValueError(f"a batch of {batch} groups: 1 to {LARGEST} are possible")
-        self.batch, self.copies, self.sorts, self.fixed = batch, copies, companions == "length", companions == "fixed"
+        self.batch, self.copies, self.fixed = batch, copies, companions == "fixed"
         self.scores, self.spans = scores, spans
         self.tokenizer = open_tokenizer(folder, self.config)
         self.padded = padded_length(self.config)
+        self.sorts = companions == "length" and copies == 1 and self.padded is None  # else all rows are equally long
         self.device = device_of(device)
         model: Any = to_precision(open_model(self.head.auto_class, folder), precision, self.device)
         self.model = model
@@ -96,7 +97,7 @@ class Predictor:
             return FixedCompanions(len(rows), self.N, self.copies)
         if self.copies > 1:
             return compose(len(rows), self.N, seed=0, copies=self.copies)
-        if self.sorts and self.padded is None:  # where padding is attended all rows are equally long
+        if self.sorts:
             return by_length(np.array([len(row.ids) for row in rows]), self.N)
         return in_order(len(rows), self.N)
 
@@ -104,12 +105,13 @@ class Predictor:
     def _logits(self, rows: Sequence[Encoding], groups: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
         """What the head reads of each row of `groups` [G, N]: [G * N, ...]."""
         words = max((len(row.firsts) for row in rows), default=0)
+        lengths_G = np.array([len(row.ids) for row in rows])[groups].max(axis=1)
         collected = []
-        for first in range(0, len(groups), self.batch):
-            chosen = [rows[index] for index in groups[first : first + self.batch].ravel()]
+        for batch in batches(lengths_G, self.batch, self.sorts):
+            chosen = [rows[index] for index in groups[batch].ravel()]
             logits = self.model(**self._tensors(chosen)).logits
             collected.append(self.head.read(logits.float(), chosen, words).cpu())
-            progress(min(1.0, (first + self.batch) / len(groups)))
+            progress(batch.stop / len(groups))
         logits = torch.cat(collected)
         if not torch.isfinite(logits).all():
             raise ValueError("the model answers NaN or infinity: its weights are damaged or its precision is too low")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mux.data.grouping import compose, in_order
+from mux.data.grouping import batches, by_length, compose, in_order
 
 
 @given(count=st.integers(0, 60), N=st.integers(1, 10), seed=st.integers(0, 5), copies=st.integers(1, 5))
@@ -58,6 +58,26 @@ def test_inference_keeps_the_order():
     assert composition.average(np.arange(6.0)[:, None]).ravel().tolist() == [0, 1, 2, 3, 4]
     assert in_order(3, 1).groups.tolist() == [[0], [1], [2]]
     assert in_order(2, 5).groups.tolist() == [[0, 1, 0, 1, 0]]
+
+
+def test_texts_of_similar_length_share_a_group_and_come_back_in_order():
+    lengths = np.array([9, 3, 30, 4, 31, 8, 3])
+    composition = by_length(lengths, 3)
+    assert composition.groups.tolist() == [[1, 6, 3], [5, 0, 2], [4, 1, 6]]
+    assert composition.average(np.arange(9.0)[:, None]).ravel().tolist() == [4, 0, 5, 2, 6, 3, 1]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 40))
+def test_batches_hold_all_groups_in_order_and_sorted_ones_little_padding(lengths, most):
+    for sorts, lengths_G in ((False, np.array(lengths)), (True, np.sort(lengths))):
+        slices = list(batches(lengths_G, most, sorts))
+        assert [group for one in slices for group in range(len(lengths))[one]] == list(range(len(lengths)))
+        assert all(1 <= one.stop - one.start <= most for one in slices)
+        if sorts:
+            assert all(lengths_G[one.stop - 1] <= max(1.15 * lengths_G[one.start], lengths_G[one.start] + 2)
+                       for one in slices)
+        else:
+            assert len(slices) == -(-len(lengths) // most)
 
 
 def test_logits_of_another_size_are_refused():
