@@ -89,6 +89,11 @@ class MuxClassifier(MuxPreTrainedModel):
             self.head = VocabularyHead(config)
             self._tied_weights_keys = tied_decoder(config)
 
+    @property
+    def read_positions(self) -> int | None:
+        """How many positions are read, from the first on; None: all."""
+        return None
+
     def states(self, encoded: Encoded) -> Tensor:
         """What the classifier reads."""
         raise NotImplementedError
@@ -114,14 +119,15 @@ class MuxClassifier(MuxPreTrainedModel):
         (T-MUX fine-tunes so); see `mux.model.retrieval.retrieve`, also for its error.
         """
         rows = self.mux.prepare(input_ids, attention_mask, token_type_ids, filler_rows)
-        encoded = self.mux.encode(rows, **kwargs)
+        retrieving = retrieval_asked(self.config, labels, retrieval_labels, retrieval_slots)
+        encoded = self.mux.encode(rows, None if retrieving else self.read_positions, **kwargs)
         states = self.states(encoded)
         logits = self.classifier(states)
         out = MuxOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
                         attentions=encoded.attentions)
         if labels is not None:
             out.task_loss = self.task_loss(logits, labels)
-        if retrieval_asked(self.config, labels, retrieval_labels, retrieval_slots):
+        if retrieving:
             retrieve(out, self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
         out.loss = weigh(out.task_loss, out.retrieval_loss, self.config)
         return out
@@ -136,6 +142,10 @@ class MuxForSequenceClassification(MuxClassifier):
         pooled = config.family == "bert" and not config.multiplexed
         self.pooler = BertPooler(config.backbone()) if pooled else None
         self.post_init()
+
+    @property
+    def read_positions(self) -> int:
+        return self.mux.first_position + 1
 
     def states(self, encoded: Encoded) -> Tensor:
         return self.mux.first_states(encoded) if self.pooler is None else self.pooler(encoded.hidden_BFD)

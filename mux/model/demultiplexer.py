@@ -2,14 +2,14 @@
 
 B groups, N slots, L positions, D width; P hidden states (any muxed positions), M wanted (hidden state, row) pairs; K
 keys, N or B*N; row r = b * N + i is instance i of group b. A demultiplexer is a class with
-`keys_for(hidden_BLD) -> keys_KD`, `key_numbers(rows_M) -> keys_M` and `forward(keys_KD, wanted) -> demuxed_MD`, and a
-line in a table below. Only what a head reads is computed.
+`keys_for(hidden_BLD) -> keys_KD`, `key_numbers(rows_M) -> keys_M` and `forward(keys_KD, wanted) -> demuxed_MD`, where
+what is wanted may be rows and positions in place of M, and a line in a table below. Only what a head reads is computed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,40 @@ from transformers.activations import ACT2FN
 from mux.model.config import MuxConfig
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """M states to be computed: hidden state `states_M` of `hidden_PD` as the row with key `keys_M` sees it."""
+class Wanted(Protocol):
+    """States to be computed: hidden states, and which key reads which of them."""
 
-    hidden_PD: Tensor
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden states [..., D] that are read."""
+
+    def joined(self, hidden_terms: Tensor, key_terms_KD: Tensor) -> Tensor:
+        """The sum of what is made of each wanted hidden state and of its key."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """M states: hidden state `states_M` of `hidden` [P, D] as the row with key `keys_M` sees it."""
+
+    hidden: Tensor
     states_M: Tensor
     keys_M: Tensor
+
+    def joined(self, hidden_terms: Tensor, key_terms_KD: Tensor) -> Tensor:
+        return picked(hidden_terms, self.states_M) + picked(key_terms_KD, self.keys_M)
+
+
+@dataclass(frozen=True)
+class EveryRow:
+    """The first R rows of whole groups, each at every position of `hidden` [B, L, D]: states [R, L, D]."""
+
+    hidden: Tensor
+    N: int
+    rows: int  # R
+
+    def joined(self, hidden_terms: Tensor, key_terms_KD: Tensor) -> Tensor:
+        key_terms_BN1D = key_terms_KD.unflatten(0, (-1, self.N))[:, :, None]  # B = 1 where all groups share their keys
+        return (hidden_terms[:, None] + key_terms_BN1D).flatten(0, 1)[: self.rows]
 
 
 def picked(rows_PD: Tensor, numbers_M: Tensor) -> Tensor:
@@ -44,9 +71,7 @@ class KeyedLinear(nn.Module):
         self.from_hidden = nn.Linear(width, width)
 
     def forward(self, keys_KD: Tensor, wanted: Wanted) -> Tensor:
-        key_terms_KD = self.from_key(keys_KD)
-        hidden_terms_PD = self.from_hidden(wanted.hidden_PD)
-        return picked(hidden_terms_PD, wanted.states_M) + picked(key_terms_KD, wanted.keys_M)
+        return wanted.joined(self.from_hidden(wanted.hidden), self.from_key(keys_KD))
 
 
 class LearnedKeys:

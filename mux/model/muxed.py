@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import BertModel, ElectraModel, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
+from mux.model.backbone import encode
 from mux.model.config import MuxConfig
-from mux.model.demultiplexer import PUBLISHED, SHARED, LearnedKeys, Wanted, picked
+from mux.model.demultiplexer import PUBLISHED, SHARED, EveryRow, LearnedKeys, Pairs, Wanted, picked
 from mux.model.multiplexer import MULTIPLEXERS, Multiplexer
 from mux.model.rows import RowPreparation, Rows
 
@@ -41,7 +42,7 @@ class MuxModelOutput(ModelOutput):
 class Encoded:
     """What the heads demultiplex from: the backbone's output [B, F, D] for whole groups, and the rows it is of."""
 
-    hidden_BFD: Tensor
+    hidden_BFD: Tensor  # or its first positions only, where no more were wanted
     rows: Rows
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
@@ -91,19 +92,20 @@ class MuxModel(MuxPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
-    def encode(self, rows: Rows, **kwargs: Any) -> Encoded:
-        """Multiplex and encode whole groups."""
+    def encode(self, rows: Rows, first: int | None = None, **kwargs: Any) -> Encoded:
+        """Multiplex and encode whole groups. `first`: how many F positions are wanted, from the first on; None: all."""
+        ids, segments, padding = rows.input_ids, rows.token_type_ids, self.prepare.padding(rows)
         if self.config.multiplexed:
-            embedded_RFE = self.backbone.embeddings(input_ids=rows.input_ids, token_type_ids=rows.token_type_ids)
-            padding = self.prepare.padding(rows)
-            muxed_BFE = self.multiplexer(embedded_RFE.unflatten(0, (-1, self.N)), padding)
+            muxed_BFE = self.multiplexer(
+                self.backbone.embeddings, ids.unflatten(0, (-1, self.N)),
+                None if segments is None else segments.unflatten(0, (-1, self.N)), padding)
             # The published models embed twice: the backbone adds positions and its layer norm to the mux (numerics D2).
             # A position is masked where it is padding in every slot (design section 4, departure 2).
-            mask_BF = padding.counted_BNL.any(1).long() if self.config.mask_padding else None
-            out = self.backbone(inputs_embeds=muxed_BFE, attention_mask=mask_BF, **kwargs)
+            real_BF = None if padding.counted_BNL is None else padding.counted_BNL.any(1)
+            out = encode(self.backbone, real_BF, first, asked=kwargs, inputs_embeds=muxed_BFE)
         else:
-            out = self.backbone(input_ids=rows.input_ids, attention_mask=rows.attention_mask,
-                                token_type_ids=rows.token_type_ids, **kwargs)
+            real_BF = rows.attention_mask if rows.padded else None
+            out = encode(self.backbone, real_BF, first, asked=kwargs, input_ids=ids, token_type_ids=segments)
         return Encoded(out.last_hidden_state, rows, out.hidden_states, out.attentions)
 
     def demultiplex(self, encoded: Encoded, rows_M: Tensor, positions_M: Tensor,
@@ -118,28 +120,32 @@ class MuxModel(MuxPreTrainedModel):
         hidden_PD, states_M = hidden_BFD.flatten(0, 1), groups_M * hidden_BFD.shape[1] + positions_M
         if states_M.shape[0] < hidden_PD.shape[0]:  # fewer wanted states than positions: gather first, then project
             hidden_PD, states_M = picked(hidden_PD, states_M), torch.arange(states_M.shape[0], device=states_M.device)
-        wanted = Wanted(hidden_PD, states_M, self.demultiplexer.key_numbers(rows_M))
-        return self._demultiplexed(encoded, wanted, for_vocabulary)
+        pairs = Pairs(hidden_PD, states_M, self.demultiplexer.key_numbers(rows_M))
+        return self._demultiplexed(encoded, pairs, for_vocabulary)
+
+    @property
+    def first_position(self) -> int:
+        """The F position that sequence classifiers read, of a row's first token or of the last marker's successor
+        (numerics section 1.4)."""
+        return self.N if self.config.prefix_length else 0
 
     def first_states(self, encoded: Encoded) -> Tensor:
-        """[R, D]: each instance at the position that sequence classifiers read, its first (numerics section 1.4: behind
-        the prefix markers)."""
-        rows_R = torch.arange(encoded.rows.given, device=encoded.hidden_BFD.device)
-        hidden_BD = encoded.hidden_BFD[:, self.N if encoded.rows.offset else 0]
-        if not self.config.multiplexed:
-            return hidden_BD
-        groups_R, keys_R = rows_R.div(self.N, rounding_mode="floor"), self.demultiplexer.key_numbers(rows_R)
-        return self._demultiplexed(encoded, Wanted(hidden_BD, groups_R, keys_R), for_vocabulary=False)
+        """[R, D]: each instance at `first_position`."""
+        return self._every_row(encoded, encoded.hidden_BFD.narrow(1, self.first_position, 1), False)[:, 0]
 
     def all_states(self, encoded: Encoded, for_vocabulary: bool = False) -> Tensor:
         """[R, L, D]: each instance at each position of its row."""
-        rows, device = encoded.rows, encoded.hidden_BFD.device
-        every_row = torch.arange(rows.given, device=device)[:, None].expand(-1, rows.length).flatten()
+        rows, hidden_BLD = encoded.rows, encoded.hidden_BFD[:, encoded.rows.offset :]
         # A published prefix cuts the row's end in training: what was cut reads the last position, and no loss reads it.
-        positions_L = torch.arange(rows.length, device=device) + rows.offset
-        every_position = positions_L.clamp(max=encoded.hidden_BFD.shape[1] - 1).expand(rows.given, -1).flatten()
-        states_MD = self.demultiplex(encoded, every_row, every_position, for_vocabulary)
-        return states_MD.unflatten(0, (rows.given, rows.length))
+        cut = rows.length - hidden_BLD.shape[1]
+        if cut:
+            hidden_BLD = torch.cat([hidden_BLD, hidden_BLD[:, -1:].expand(-1, cut, -1)], dim=1)
+        return self._every_row(encoded, hidden_BLD, for_vocabulary)
+
+    def _every_row(self, encoded: Encoded, hidden_BLD: Tensor, for_vocabulary: bool) -> Tensor:
+        if not self.config.multiplexed:
+            return hidden_BLD
+        return self._demultiplexed(encoded, EveryRow(hidden_BLD, self.N, encoded.rows.given), for_vocabulary)
 
     def _demultiplexed(self, encoded: Encoded, wanted: Wanted, for_vocabulary: bool) -> Tensor:
         keys_KD = self.demultiplexer.keys_for(encoded.hidden_BFD)

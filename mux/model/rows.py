@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers.utils import logging
+from transformers.utils.import_utils import is_tracing
 
 from mux.model.config import MuxConfig
 from mux.model.multiplexer import Padding
@@ -24,6 +25,7 @@ class Rows:
 
     input_ids: Tensor  # [B*N, F]
     attention_mask: Tensor  # [B*N, F]
+    padded: bool  # whether any token may be padding
     token_type_ids: Tensor | None  # [B*N, F]
     given: int  # R: the first so many rows are the caller's, the rest fillers
     length: int  # L of the caller's rows
@@ -48,6 +50,9 @@ class RowPreparation:
                  filler_rows: Tensor | None = None, labelled: bool = False) -> Rows:
         """`input_ids`, `attention_mask` (default: not padding), `token_type_ids` [R, L], any R >= 1.
 
+        Without padding no mask is made. A mask on the CPU is looked at for that, whatever the device of the ids; one
+        on a GPU is not, for then the CPU would wait, nor one in a traced graph.
+
         The last group is filled with the rows that `filler_rows` names: [missing] row numbers of the batch, or
         [missing, L] token ids; by default the batch's first rows again, so that a call's result depends on its input
         alone. Raises ValueError: an empty batch, another number of fillers, rows longer than there are positions or
@@ -64,8 +69,12 @@ class RowPreparation:
         if length + (0 if cut else offset) > limit:
             raise ValueError(f"rows of {length} tokens{f' and a prefix of {offset}' if offset else ''} do not fit in "
                              f"max_position_embeddings = {limit}; truncate them to {limit - offset}")
-        if attention_mask is None:
-            attention_mask = self.not_padding(input_ids)
+        padded = attention_mask is not None or self.config.pad_token_id is not None
+        attention_mask = self.not_padding(input_ids) if attention_mask is None else attention_mask
+        if padded and not is_tracing(attention_mask) and attention_mask.device.type == "cpu":
+            padded = not attention_mask.all()
+        padded |= filler_rows is not None and filler_rows.dim() == 2
+        attention_mask = attention_mask.to(input_ids.device)
         if not (self.config.segment_ids or self.reading.embeds_segments):
             token_type_ids = None
         published_ids = self.config.multiplexed and not self.config.own_special_ids
@@ -78,15 +87,16 @@ class RowPreparation:
             ids = torch.cat([prefix, ids], dim=1)[:, :end]
             mask = torch.cat([torch.ones_like(prefix), mask], dim=1)[:, :end]
             segments = None if segments is None else torch.cat([torch.zeros_like(prefix), segments], dim=1)[:, :end]
-        return Rows(ids, mask, segments, given=given, length=length, offset=offset)
+        return Rows(ids, mask, padded, segments, given=given, length=length, offset=offset)
 
     def padding(self, rows: Rows) -> Padding:
         """Which tokens of the groups are real, [B, N, F], for the multiplexer."""
+        if not rows.padded:
+            return Padding()
         real_BNF = rows.attention_mask.unflatten(0, (-1, self.N)).bool()
         if self.config.mask_padding:
             return Padding(real_BNF, real_BNF, real_BNF)
-        everything = torch.ones_like(real_BNF)
-        return Padding(everything, real_BNF, real_BNF if self.reading.hides_across else everything)
+        return Padding(None, real_BNF, real_BNF if self.reading.hides_across else None)
 
     def not_padding(self, input_ids: Tensor) -> Tensor:
         """The attention mask that the padding id implies."""
@@ -114,19 +124,21 @@ class RowPreparation:
             ids, mask = filler_rows, self.not_padding(filler_rows)
             segments = None if token_type_ids is None else torch.zeros_like(filler_rows)
         else:
-            ids_from, mask_from = self._drawn(rows, missing) if filler_rows is None else (filler_rows, filler_rows)
-            ids, mask = input_ids[ids_from.to(input_ids.device)], attention_mask[mask_from.to(input_ids.device)]
-            segments = None if token_type_ids is None else token_type_ids[ids_from.to(input_ids.device)]
+            named = None if filler_rows is None else filler_rows.to(input_ids.device)
+            ids_from, mask_from = self._drawn(rows, missing, input_ids.device) if named is None else (named, named)
+            ids, mask = input_ids[ids_from], attention_mask[mask_from]
+            segments = None if token_type_ids is None else token_type_ids[ids_from]
         return (torch.cat([input_ids, ids]), torch.cat([attention_mask, mask]),
                 token_type_ids if segments is None or token_type_ids is None
                 else torch.cat([token_type_ids, segments]))
 
-    def _drawn(self, rows: int, missing: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, rows: int, missing: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row numbers whose ids, and whose masks, the fillers get."""
         if self.config.deterministic_fillers:
-            first = torch.arange(missing) % rows
+            first = torch.arange(missing, device=device) % rows
             return first, first
-        return torch.randint(rows, (missing,)), torch.randint(rows, (missing,))  # apart, as published (1.8)
+        ids_from, mask_from = torch.randint(rows, (2, missing)).to(device)  # apart, as published (1.8)
+        return ids_from, mask_from
 
     # --- prefixes ------------------------------------------------------------------------------------------------
     def _prefix(self, input_ids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from transformers import (
 
 from mux.hub.princeton import import_folder
 from mux.hub.published_keys import PublishedKeys
+from mux.model import MuxForSequenceClassification
 
 ROOT = Path(__file__).parents[3]
 GOLDENS = ROOT.parent / "shared" / "goldens"
@@ -126,6 +127,7 @@ def seen_inside(model: nn.Module) -> dict[str, Tensor]:
         seen["encoder_input"] = output  # of the last call, which embeds the mux
 
     def multiplexer(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+        seen["embedded_input_ids"] = arguments[1].flatten(0, 1)
         seen["mux_output"] = output
 
     def backbone(module: nn.Module, arguments: tuple, output: Any) -> None:
@@ -149,12 +151,15 @@ def as_handed_out(recorded: Tensor, shape: torch.Size, prefix: int) -> Tensor:
     return recorded[: shape[0], prefix:] if len(shape) == 3 else recorded[: shape[0], max(prefix - 1, 0)]
 
 
-def test_every_recorded_tensor(golden: Golden):
+@pytest.mark.parametrize("asked", [{}, {"output_hidden_states": True}], ids=["answers", "states"])
+def test_every_recorded_tensor(golden: Golden, asked: dict[str, bool]):
+    """Whether a sequence classifier computes its last layer for the one position it reads, or states are asked for."""
     seen = seen_inside(golden.model)
     with torch.no_grad():
-        out = golden.model(**golden.inputs)
-    compared = 0
-    for name in golden.out.keys() - DRAWS - OTHERWISE:
+        out = golden.model(**golden.inputs | asked)
+    compared, absent = 0, set() if "backbone_output" in seen else {"backbone_output"}
+    assert not absent or (not asked and isinstance(golden.model, MuxForSequenceClassification))
+    for name in golden.out.keys() - DRAWS - OTHERWISE - absent:
         part, _, index = name.partition(".")
         ours = seen[part] if part in seen else out[OURS.get(part, part)]
         ours, recorded = ours[int(index)] if index else ours, golden.out[name]
