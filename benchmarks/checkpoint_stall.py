@@ -10,7 +10,6 @@ cost of a save is what its round took longer than the one without; medians over 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import math
 import socket
@@ -43,20 +42,22 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--folder", type=Path, help="the disk to write to; default: where temporary files are")
     options.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
-    options.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.rank_of:
         measure(chosen.rank_of, chosen.size, chosen.groups, chosen.rounds)
         return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(RANKS))}).encode()).decode()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        start = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}",
-                 "--master_addr=127.0.0.1", f"--master_port={port}", "--log_level=error"]
-        subprocess.run([*start, __file__, f"--rank-of={folder}", f"--size={chosen.size}", f"--groups={chosen.groups}",
-                        f"--rounds={chosen.rounds}"], check=True, stdout=subprocess.DEVNULL)
+        agent = [sys.executable, "-m", "launcher.agent", f"--devices={','.join(map(str, range(RANKS)))}",
+                 f"--port={port}", "--"]
+        rank = [sys.executable, __file__, f"--rank-of={folder}", f"--size={chosen.size}", f"--groups={chosen.groups}",
+                f"--rounds={chosen.rounds}"]
+        # The pipe stays open: it is how the agent knows that someone waits.
+        with subprocess.Popen([*agent, *rank], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as ranks:
+            if code := ranks.wait():
+                raise SystemExit(f"the ranks ended with {code}")
         show(json.loads((Path(folder) / "measured.json").read_text()))
 
 

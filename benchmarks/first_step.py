@@ -60,8 +60,8 @@ def measure(device: str, short: bool) -> Iterator[Record]:
 def launched(folder: Path, name: str) -> float:
     """Seconds until the first StepDone of a new run is in its events."""
     events = folder / name / "events.jsonl"
-    command = [sys.executable, "-m", "launcher.cli", str(folder / "recipe.toml"), "--plain", "--run-dir",
-               str(folder / name)]
+    command = [str(Path(sys.executable).with_name("mux-launch")), str(folder / "recipe.toml"), "--plain",
+               "--run-dir", str(folder / name)]
     begun = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"MUX_CACHE": str(folder / "cache")},
                                stdout=subprocess.DEVNULL)

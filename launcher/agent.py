@@ -1,16 +1,22 @@
-"""The agent: our process on every host, which starts a node's processes there, watches them, and ends all of them.
+"""The agent: our process on every host, which starts a job's ranks there, watches them, and ends all of them.
 
-    python -m launcher.agent [--silence SECONDS] [--peer HOST] -- COMMAND...
+    python -m launcher.agent [--silence SECONDS] [--peer HOST] [--devices 0,1,.. ...] -- COMMAND...
 
-Its stdin is the launcher's lease: when it closes, the launcher or the link to it is gone and everything here is killed
-at once. The launcher writes a byte to it every few seconds. The exit code is the command's, as a shell would say it,
-but never 255, which is ssh's own word for a host out of reach.
+With --devices the command is started once per device, as that many ranks of a job; their environment holds what torch
+and DeepSpeed read, and each that ends badly is told of in an event (mux.event.RankEnded). Without, it is started once.
+Stdin is the launcher's lease: when it closes, the launcher or the link to it is gone and everything here is killed at
+once. The launcher writes a byte to it every few seconds. The exit code is that of the first process that ended badly,
+as a shell would say it, but never one of those that have a meaning of their own here.
+
+Light: it stands between the launcher and the ranks' start.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
+import json
 import math
 import os
 import select
@@ -26,28 +32,32 @@ import psutil
 KEEP = b"."  # what the launcher writes
 
 LOOK_SECONDS = 0.1
-RANKS_SECONDS = 1.0  # between looks for ranks that are gone: each reads all of /proc
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
-LAST_WORDS_SECONDS = 10.0  # for the other ranks of a host to end after one is gone
+LAST_WORDS_SECONDS = 10.0  # for the other ranks of a host to end after one has
 REAP_SECONDS = 30.0  # for the kernel to take away what was killed: GPUs take a while, a disk that hangs may take longer
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LIBC = ctypes.CDLL(None)  # loaded before any fork
-OUT_OF_REACH = 255
+
+PORT_TAKEN = errno.EADDRINUSE  # nothing was started: somebody has the port that the ranks were to meet at
+OUT_OF_REACH = 255  # ssh's own word for a host out of reach
 
 
 def main() -> None:
     options, command = arguments(sys.argv[1:])
-    environment = os.environ | {"MUX_AGENT": str(os.getpid())}
+    if options.devices and options.first_rank == 0 and taken(int(options.port)):
+        print(f"port {options.port} is taken on {socket.gethostname()}", flush=True)
+        os._exit(PORT_TAKEN)
+    environment = dict(os.environ)
     if options.peer and (way := interface(options.peer)):
         environment = {"GLOO_SOCKET_IFNAME": way, "NCCL_SOCKET_IFNAME": f"={way}"} | environment
-    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)  # ranks whose parent dies come to us
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes whose parent dies come to us
     lease = Lease(options.silence)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lease.on_signal)
     if "SLURM_JOB_ID" in os.environ:  # SLURM sends it to every process of a job: the ranks save, and end by themselves
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-    code = supervise(Group(command, environment), lease)
+    code = supervise(Group(command, [environment | own for own in places(options)]), lease)
     os._exit(exit_status(code))  # whatever state stdout is in, once the launcher is gone
 
 
@@ -56,11 +66,36 @@ def arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="launcher.agent", usage=(__doc__ or "").split("\n")[2].strip())
     parser.add_argument("--silence", type=float, default=math.inf, help="seconds without a word from the launcher")
     parser.add_argument("--peer", help="another host of the job: the ranks talk over the interface that leads there")
+    parser.add_argument("--devices", help="those of this host's ranks")
+    parser.add_argument("--first-rank", type=int, default=0, help="the number of the first of them")
+    parser.add_argument("--world-size", type=int, help="ranks on all hosts (default: on this one)")
+    parser.add_argument("--master", default="127.0.0.1", help="the host of rank 0, where all meet")
+    parser.add_argument("--port", default="29500", help="... and its port (default: torch's)")
     end = words.index("--") if "--" in words else len(words)
     options, command = parser.parse_args(words[:end]), words[end + 1 :]
     if not command:
         parser.error("there is no command behind --")
     return options, command
+
+
+def places(options: argparse.Namespace) -> list[dict[str, str]]:
+    """What each process finds in its environment besides what is there: where in a job it stands, if it is a rank."""
+    if not options.devices:
+        return [{}]
+    count = len(options.devices.split(","))
+    job = {"MASTER_ADDR": options.master, "MASTER_PORT": options.port, "CUDA_VISIBLE_DEVICES": options.devices,
+           "WORLD_SIZE": str(options.world_size or count), "LOCAL_SIZE": str(count)}
+    return [job | {"RANK": str(options.first_rank + place), "LOCAL_RANK": str(place)} for place in range(count)]
+
+
+def taken(port: int) -> bool:
+    """Whether another process of this host has a port."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def interface(peer: str) -> str | None:
@@ -98,9 +133,6 @@ class Lease:
 
     def listen(self, seconds: float) -> None:
         """Wait so long for a word, at most."""
-        if self.lost:
-            time.sleep(seconds)
-            return
         if select.select([0], [], [], seconds)[0]:
             self.lost = not os.read(0, 4096)
             self._heard = time.monotonic()
@@ -111,10 +143,10 @@ class Lease:
 
 
 class Group:
-    """A command with all its descendants, in a session of their own."""
+    """The processes of one command, with all their descendants."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        """Start it. The kernel kills it with the agent; its ranks ask for the same (mux.rank)."""
+    def __init__(self, command: list[str], environments: list[dict[str, str]]) -> None:
+        """Start one with each environment, all in one process group. The kernel kills them with the agent."""
         agent = os.getpid()
 
         def die_with_agent() -> None:
@@ -122,29 +154,28 @@ class Group:
             if os.getppid() != agent:
                 os._exit(1)
 
-        self._head = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
-                                      preexec_fn=die_with_agent)
-        self._most_ranks, self._next_look = 0, 0.0
-        self._failing_since = math.inf
+        self.first_end = math.inf  # when one of them ended, by time.monotonic
+        self.code = 0  # of the first that ended badly
+        self._living: dict[int, tuple[subprocess.Popen[bytes], str | None]] = {}  # process id -> it and its rank
+        self._leader = 0
+        for own in environments:
+            process = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, process_group=self._leader,
+                                       preexec_fn=die_with_agent)
+            self._leader = self._leader or process.pid
+            self._living[process.pid] = process, own.get("RANK")
 
-    def poll(self) -> int | None:
-        return self._head.poll()
-
-    def failing_seconds(self) -> float:
-        """How long one of the ranks has been gone while the command still waits for the others."""
-        now = time.monotonic()
-        if self._failing_since == math.inf and now >= self._next_look:
-            self._next_look = now + RANKS_SECONDS
-            with suppress(psutil.NoSuchProcess):
-                ranks = psutil.Process(self._head.pid).children()
-                living = sum(rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
-                self._most_ranks = max(self._most_ranks, living)
-                if living < self._most_ranks:
-                    self._failing_since = now
-        return max(0.0, now - self._failing_since)
+    def live(self) -> bool:
+        """Whether any of them does; those that have ended badly by themselves are told of."""
+        for rank, code in self._ended():
+            if rank is not None and code:
+                event = {"v": 1, "time": round(time.time(), 3), "event": "RankEnded", "rank": int(rank), "code": code}
+                with suppress(OSError):
+                    print(json.dumps(event), flush=True)
+        return bool(self._living)
 
     def terminate(self) -> None:
-        os.killpg(self._head.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(self._leader, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL to every descendant, also to those in sessions of their own, until none is left."""
@@ -153,31 +184,41 @@ class Group:
             for process in left:
                 try:
                     process.kill()
-                    if process.pid != self._head.pid:  # its code is still wanted
+                    if process.pid not in self._living:  # of those the code is still wanted
                         process.wait(0)
                 except (psutil.NoSuchProcess, psutil.TimeoutExpired):
                     continue
-            self._head.poll()
+            self._ended()
             time.sleep(0.01)
+        if self._living:
+            self.code = self.code or -signal.SIGKILL
+
+    def _ended(self) -> list[tuple[str | None, int]]:
+        """Rank and code of those that have ended since the last call."""
+        ended = [(rank, process.returncode) for process, rank in self._living.values() if process.poll() is not None]
+        if ended:
+            self.first_end = min(self.first_end, time.monotonic())
+            self.code = self.code or next((code for _, code in ended if code), 0)
+            self._living = {pid: one for pid, one in self._living.items() if one[0].returncode is None}
+        return ended
 
 
 def supervise(group: Group, lease: Lease) -> int:
     """Stay with the group to its end; its code. Nothing of it is left then."""
     deadline = math.inf
-    while (code := group.poll()) is None and not lease.lost and time.monotonic() < deadline:
-        if deadline == math.inf and (lease.ended or group.failing_seconds() > LAST_WORDS_SECONDS):
+    while group.live() and not lease.lost and time.monotonic() < min(deadline, group.first_end + LAST_WORDS_SECONDS):
+        if lease.ended and deadline == math.inf:
             group.terminate()
             deadline = time.monotonic() + GRACE_SECONDS
         lease.listen(LOOK_SECONDS)
     group.kill()
-    code = group.poll()
-    return -signal.SIGKILL if code is None else code
+    return group.code
 
 
 def exit_status(code: int) -> int:
     """As a shell says it: 128 + n for the signal n."""
     status = 128 - code if code < 0 else code
-    return OUT_OF_REACH - 1 if status == OUT_OF_REACH else status
+    return status - 1 if status in (PORT_TAKEN, OUT_OF_REACH) else status
 
 
 if __name__ == "__main__":

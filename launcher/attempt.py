@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from launcher.failure import Ended, Failure, Who, of_end, of_silence, of_stall
 from launcher.liveness import Liveness
 from launcher.process import JobProcesses
-from mux.event import Event, Heartbeat, JobEnded, JobStarted, RankFailed, RankSignalled, StepDone, StopAgreed
-from mux.journal import EventReader
+from mux.event import (
+    Event,
+    Heartbeat,
+    JobEnded,
+    JobStarted,
+    RankEnded,
+    RankFailed,
+    RankSignalled,
+    StepDone,
+    StopAgreed,
+)
+from mux.journal import EventReader, decode
 from mux.run import JobPlan, Plan, RunDirectory
 
-LAST_WORDS_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others
+ENDING_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others
 BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
 
 
@@ -30,21 +42,18 @@ class Attempt:
         self.trained = False  # a step was done
         self.progressed = False  # the run has come further than it ever was
         self._failed: list[RankFailed] = []
+        self._ended: dict[Who, int] = {}  # ranks that ended badly by themselves, in that order, and their codes
         self._ending_until = 0.0
         self._beats: dict[Who, float] = {}  # when a heartbeat was last passed on
-        self._readers = list(self._from_now_on())
         ranks = [(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
+        self._readers = [EventReader(emptied(run.rank_events(host, rank))) for host, rank in ranks]
+        self._agents = {host.name: EventReader(log, log.stat().st_size if log.exists() else 0)
+                        for host in job.hosts for log in [run.node_log(host.name, job)]}
+        self._log_sizes = {name: reader.offset for name, reader in self._agents.items()}  # before this start
         cluster = plan.recipe["cluster"]
         self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number))
         self._processes = JobProcesses(plan, job, run)
         self.liveness = Liveness(ranks, cluster["heartbeat_seconds"], cluster["stall_seconds"])
-
-    def _from_now_on(self) -> Iterator[EventReader]:
-        """Readers of what the ranks will say."""
-        for row in self.job.ranks():
-            for rank in row["ranks"]:
-                path = self.run.rank_events(row["name"], rank)
-                yield EventReader(path, path.stat().st_size if path.exists() else 0)
 
     def look(self) -> None:
         """One look: what the ranks say, whether they live and come further. Ends a job that does not, everywhere."""
@@ -52,14 +61,12 @@ class Attempt:
         code = self._processes.poll()  # asked before reading: what a dying rank said last is then still read
         self._listen()
         if code is None:
-            self.failure = self._standing_still()
-            if self.failure is None:
+            failure = self._standing_still()
+            if failure is None:
                 return
-        if code is None and self.run.done(self.job):
-            self.failure = None  # only the end of its processes is missing
-        elif code is None:
-            assert self.failure is not None
-            self.say(self.failure.event(self.job.id))  # at once: the end may take its time
+            if not self.run.done(self.job):  # else only the end of its processes is missing
+                self.failure = failure
+                self.say(failure.event(self.job.id))  # at once: the end may take its time
         self.end()
 
     def end(self) -> None:
@@ -93,8 +100,8 @@ class Attempt:
         name, code = next(((name, code) for name, code in ends.items() if code), next(iter(ends.items())))
         host = next(host for host in self.job.hosts if host.name == name)
         told = {(event.host, event.rank) for event in self._failed}
-        ranks = next(row["ranks"] for row in self.job.ranks() if row["name"] == name)
-        mute = self.liveness.mute((name, rank) for rank in ranks if (name, rank) not in told)
+        mute = {who: code for who, code in self._ended.items()
+                if who not in told and (who in self.liveness.started or code < 0)}
         return of_end(Ended(self.run, self._failed, mute, name, not host.local, code, self._last_words(name)))
 
     def _listen(self) -> None:
@@ -112,9 +119,14 @@ class Attempt:
                         self.signalled = event
                     case RankFailed():
                         self._failed.append(event)
-                        self._ending_until = time.monotonic() + LAST_WORDS_SECONDS
+                        self._ending_until = time.monotonic() + ENDING_SECONDS
                     case StepDone():
                         self.trained = True
+        for name, reader in self._agents.items():
+            for ended in reader.only(RankEnded):
+                rank = self.job.first_rank + (ended.rank or 0)
+                self._ended[name, rank] = ended.code
+                self.say(replace(ended, host=name, rank=rank))
 
     def _heard_lately(self, beat: Heartbeat) -> bool:
         """Thin out heartbeats: however many ranks there are, the log grows by a few of them a second."""
@@ -125,7 +137,16 @@ class Attempt:
         return False
 
     def _last_words(self, host: str) -> str:
-        """The last line that a host's agent and DeepSpeed's launcher, or the ssh to them, have printed."""
+        """The last line in words that a host's agent and ranks, or the ssh to them, have printed in this start."""
         log = self.run.node_log(host, self.job)
-        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        printed = log.read_bytes()[self._log_sizes[host] :] if log.exists() else b""
+        lines = [line.strip() for line in printed.decode(errors="replace").split("\n")]
+        return next((line for line in reversed(lines) if line and decode(line) is None), "")
+
+
+def emptied(log: Path) -> Path:
+    """A rank's events, without those of earlier starts. A rank of one that still lives, out of reach, has the old file
+    open and goes on writing where nobody reads."""
+    log.unlink(missing_ok=True)
+    log.touch(0o600)
+    return log

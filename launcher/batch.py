@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher import directory, process, slurm, start
+from launcher import directory, reach, start
 from mux.recipe import Problem, Refusal
 from mux.recipe.schema import SlurmSection
 from mux.recipe.wording import printable
@@ -117,7 +117,7 @@ def _options(made: Plan, asked: SlurmSection, run: RunDirectory) -> Iterator[tup
            "PreemptParameters=send_user_signal."), {"signal": f"B:USR1@{asked.signal_seconds}"}
     yield "After a preemption, or when a node has failed, the job starts again and the run goes on.", {"requeue": ""}
     yield "", {"open-mode": "append", "output": log}
-    yield "Of the environment only this goes along.", {"export": ",".join((*slurm.LOGIN, *process.FORWARDED))}
+    yield "Of the environment only this goes along.", {"export": ",".join((*reach.LOGIN, *reach.FORWARDED))}
 
 
 def _command(request: start.Request, asked: SlurmSection, run: RunDirectory) -> list[str]:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import platform
+import shutil
 import socket
-import subprocess
+import stat
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from launcher import resizing
+from launcher import resizing, software
 from mux import manifest as manifests
 from mux.event import CheckpointSaved, RunFinished
-from mux.journal import EventReader
+from mux.journal import EventReader, backwards
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
 from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json, write_text
 
 Resume = Literal["auto", "required", "never"]
 State = Literal["new", "unfinished", "finished"]
 
-PACKAGES = ("mux-plm", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "safetensors",
-            "numpy", "scikit-learn", "scipy", "seqeval", "pyarrow", "pydantic", "rich", "typer")
+QUESTION = "preflight"  # how folders of questions to hosts are called
+
+
+def at(path: Path) -> RunDirectory:
+    """The run directory of a path. Raises Refusal for a name in bytes that are no text: plans and events are JSON."""
+    run = RunDirectory(path)
+    try:
+        str(run.path).encode()
+    except UnicodeEncodeError:
+        raise Refusal(Problem("is not UTF-8, and plans and events name their run", where=str(run.path),
+                              hint="give it another name, or choose one with --run-dir")) from None
+    return run
 
 
 class Lock:
@@ -38,6 +47,8 @@ class Lock:
         self._run = run
         try:
             self._file = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise OSError(errno.EINVAL, "it is no plain file")
         except OSError as error:
             raise Refusal(Problem(f"cannot be used as the run's lock: {error.strerror}", where=str(run.lock),
                                   hint="remove it, if no launcher has the run")) from None
@@ -68,13 +79,16 @@ class Lock:
 
 def running(run: RunDirectory) -> bool:
     """Whether a launcher holds the run's lock."""
-    if not run.lock.exists():
+    try:
+        file = os.open(run.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # none there, or nothing that could be held
         return False
-    with open(run.lock, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
     return False
 
 
@@ -108,17 +122,21 @@ def state_of(run: RunDirectory, plan: Plan, resume: Resume, fresh: bool) -> Stat
     except ValueError as error:
         raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.plan),
                               hint="--fresh moves the run aside and starts over")) from None
-    refuse_losses(run, previous)
+    refuse_odd_files(run, previous)
+    told = _told(run.events)
+    refuse_losses(run, previous, told.saved)
     if not has_trained(run):
         return "unfinished"  # nothing was trained: whatever has changed, nothing is lost
     refuse_changes(previous, plan, run)
-    return "finished" if is_finished(run, plan) else "unfinished"
+    done = told.finished and all(run.stage_result(stage.id).exists() for stage in plan.stages)
+    return "finished" if done else "unfinished"
 
 
 def has_trained(run: RunDirectory) -> bool:
     """Whether there is anything to go on from: a finished stage or a checkpoint."""
-    found = ("*/result.json", "*/*/trainings/*.json", "**/manifest.json")
-    return any(any(run.path.glob(pattern)) for pattern in found)
+    results = ("*/result.json", "*/*/trainings/*.json")
+    return any(any(run.path.glob(pattern)) for pattern in results) or any(map(manifests.steps,
+                                                                              run.path.rglob("checkpoints")))
 
 
 def kept_micro_batches(run: RunDirectory, micro_batch: int) -> dict[str, int]:
@@ -134,26 +152,59 @@ def kept_micro_batches(run: RunDirectory, micro_batch: int) -> dict[str, int]:
             if stage.micro_batch and manifests.steps(run.checkpoints(stage.id))}
 
 
-def refuse_losses(run: RunDirectory, plan: Plan) -> None:
+class Told(NamedTuple):
+    """What the events of earlier starts tell."""
+
+    saved: frozenset[str]  # of whom there are checkpoints, as `RunDirectory.checkpoint_folders` calls them
+    finished: bool  # whether they end in RunFinished
+
+
+def _told(events: Path) -> Told:
+    """One pass over a file that may have gigabytes, of which few lines are decoded."""
+    saved = {f"{event.stage}/{event.training}" if event.training else event.stage
+             for event in EventReader(events).only(CheckpointSaved)}
+    return Told(frozenset(saved), isinstance(next(backwards(events), None), RunFinished))
+
+
+def refuse_odd_files(run: RunDirectory, plan: Plan) -> None:
+    """Raise Refusal for what is no plain file where a run reads one: a pipe would be waited for."""
+    files = [run.recipe, run.environment, run.events, run.results, run.stop_request]
+    files += [folder / manifests.LATEST for folder in run.checkpoint_folders(plan).values()]
+    if problems := [Problem(f"{wrong}, and a run has a file there", where=str(path), hint="remove it")
+                    for path in files if (wrong := _no_file(path))]:
+        raise Refusal(problems)
+
+
+def _no_file(path: Path) -> str | None:
+    """What it is, if it is there and no plain file."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "is no plain file"
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # a link to itself
+        return f"cannot be read: {error.strerror}"
+
+
+def refuse_losses(run: RunDirectory, plan: Plan, saved: frozenset[str]) -> None:
     """Raise Refusal for results that are none, and where events tell of checkpoints of which none is left: starting
     over must be asked for."""
     problems = [problem for stage in plan.stages if (problem := _bad_result(run.stage_result(stage.id), stage, run))]
-    saved = {event.training or event.stage for event in EventReader(run.events).read()
-             if isinstance(event, CheckpointSaved)}
-    done = {training.name for stage in plan.stages for training in stage.trainings
-            if run.training_result(stage.id, training.name).exists()}
-    for stage in plan.stages:
-        if run.stage_result(stage.id).exists():
-            continue
-        names = [training.name for training in stage.trainings] or [stage.id]
-        places = {name: run.training(stage.id, name) / "checkpoints" if stage.trainings else run.checkpoints(stage.id)
-                  for name in names if name in saved - done}
-        problems += [Problem("the events tell of checkpoints, and none is left", where=str(place))
-                     for place in places.values() if not manifests.steps(place)]
+    done = {name for stage in plan.stages for name in _finished(run, stage)}
+    problems += [Problem("the events tell of checkpoints, and none is left", where=str(folder))
+                 for name, folder in run.checkpoint_folders(plan).items()
+                 if name in saved - done and not manifests.steps(folder)]
     if problems:
         problems[-1] = replace(problems[-1], hint="put back what is missing, or --fresh moves the run aside and starts "
                                                   "over")
         raise Refusal(problems)
+
+
+def _finished(run: RunDirectory, stage: StagePlan) -> Iterator[str]:
+    """The stage or those of its trainings that need no checkpoint any more."""
+    done = run.stage_result(stage.id).exists()
+    yield from [stage.id] if done else []
+    yield from (f"{stage.id}/{training.name}" for training in stage.trainings
+                if done or run.training_result(stage.id, training.name).exists())
 
 
 def _bad_result(path: Path, stage: StagePlan, run: RunDirectory) -> Problem | None:
@@ -201,25 +252,6 @@ def notes(previous: Plan, plan: Plan) -> list[str]:
             for key, old, new in differences(previous.recipe, plan.recipe) if harmless(key)]
 
 
-def other_software(run: RunDirectory) -> list[str]:
-    """In words, with which other versions of this project and its packages a run goes on."""
-    try:
-        before = read_json(run.environment) or {}
-        known = {"commit": before.get("commit"), "python": before.get("python"), **before.get("packages", {})}
-    except (ValueError, AttributeError, TypeError):
-        return []
-    now = environment(())
-    found = {"commit": now["commit"], "python": now["python"], **now["packages"]}
-    return [f"goes on with another {name}: {found[name]} (was {known[name]})" for name in found
-            if known.get(name) not in (None, found[name])]
-
-
-def is_finished(run: RunDirectory, plan: Plan) -> bool:
-    events = deque(EventReader(run.events).read(), maxlen=1)
-    proven = bool(events) and isinstance(events[0], RunFinished)
-    return proven and all(run.stage_result(stage.id).exists() for stage in plan.stages)
-
-
 def move_aside(run: RunDirectory) -> Path | None:
     """Keep what an earlier run left, under another name; the new place, if there was anything."""
     if not run.path.exists():
@@ -232,24 +264,18 @@ def move_aside(run: RunDirectory) -> Path | None:
     return aside
 
 
+def clear(run: RunDirectory) -> None:
+    """Remove what a start that was killed has left, and would mislead this one."""
+    run.stop_request.unlink(missing_ok=True)  # from now on it is ours
+    for question in run.logs.glob(f"{QUESTION}.*"):
+        shutil.rmtree(question, ignore_errors=True)
+
+
 def write_beginning(run: RunDirectory, loaded: Loaded, plan: Plan, overrides: Sequence[str]) -> None:
     """What was asked, what was planned, and with what."""
     write_text(run.recipe, loaded.text)
     run.write_plan(plan)
-    write_json(run.environment, environment(overrides) | {"data": _data(run)})
-
-
-def environment(overrides: Sequence[str]) -> dict[str, Any]:
-    """Versions of what the run depends on. Nothing of the process environment: it may hold secrets."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "platform": platform.platform(),
-            "python": platform.python_version(), "cpus": os.cpu_count(), "packages": versions, "commit": commit(),
-            "set": list(overrides)}
+    write_json(run.environment, software.environment(overrides) | {"data": _data(run)})
 
 
 def _data(run: RunDirectory) -> dict[str, str]:
@@ -260,17 +286,6 @@ def _data(run: RunDirectory) -> dict[str, str]:
         return read_json(run.environment)["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def commit() -> str | None:
-    """The commit of the project's checkout, with "+" if files differ from it; None if it is not a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def shown(run: RunDirectory) -> str:

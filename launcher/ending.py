@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from mux.recipe import Refusal
 from mux.recipe.wording import printable
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -30,3 +32,10 @@ def ending(code: int) -> Iterator[None]:
 def told(error: Exception) -> str:
     """What an error says, whatever it quotes: lines without anything that a terminal would obey."""
     return "\n".join(map(printable, str(error).split("\n")))
+
+
+def remedy(error: OSError) -> str:
+    """What the system has refused, of which file, and what to do about it: the beginning of a sentence."""
+    place = f"{error.filename}: " if error.filename else ""
+    what = "free some room" if error.errno in FULL else "mend that"
+    return f"{place}{error.strerror or error}; {what}"

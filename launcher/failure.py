@@ -41,7 +41,7 @@ class Ended:
 
     run: RunDirectory
     failed: Sequence[RankFailed]  # in the order they were heard
-    mute: Sequence[Who]  # ranks that had started, and ended without a word
+    mute: Mapping[Who, int]  # ranks that ended badly without a word, in that order, and their codes
     host: str  # whose processes ended first with another code than 0, or at all
     remote: bool  # it is reached through ssh or srun
     code: int  # with which they did
@@ -110,13 +110,12 @@ def _host(ended: Ended) -> Failure | None:
 
 
 def _killed(ended: Ended) -> Failure | None:
-    """Some ended without a word."""
+    """One ended without a word: the first that did."""
     if not ended.mute:
         return None
-    host, rank = ended.mute[0]
-    there = [number for name, number in ended.mute if name == host]
-    return Failure("killed", f"{_ranks(there)} on {host} ended without a word ({signal_name(ended.code)}); "
-                             f"see {ended.run.rank_log(host, rank)}", host, rank, ended.code)
+    (host, rank), code = next(iter(ended.mute.items()))
+    return Failure("killed", f"rank {rank} on {host} ended without a word ({signal_name(code)}); "
+                             f"see {ended.run.rank_log(host, rank)}", host, rank, code)
 
 
 def _lost_peer(ended: Ended) -> Failure | None:
@@ -152,7 +151,7 @@ def _has(numbers: Sequence[int]) -> str:
 
 def signal_name(code: int) -> str:
     """What a process's return code says: "exit code 1", "SIGKILL"."""
-    for number in (-code, code - 128, 256 - code):
+    for number in (-code, code - 128):
         if 0 < number < 65 and number in set(signal.Signals):
             return signal.Signals(number).name
     return f"exit code {code}"

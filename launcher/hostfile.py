@@ -43,7 +43,7 @@ def read(path: Path) -> Cluster:
             continue
         host = _host(content)
         if isinstance(host, Host):
-            key = "localhost" if host.local else host.name.lower()  # DNS knows no case
+            key = "localhost" if host.local else _canonical(host.name)
             if key not in hosts:
                 hosts[key], lines[key] = host, number
                 continue
@@ -69,10 +69,15 @@ def this_host(processes: int) -> Cluster:
 
 def is_local(name: str) -> bool:
     """Whether a host name means this machine. Asks the resolver only where the answer can matter."""
-    name, own = name.lower().removesuffix("."), socket.gethostname().lower()
+    name, own = _canonical(name), socket.gethostname().lower()
     if name in (*LOOPBACK, own):
         return True
     return name.split(".")[0] == own.split(".")[0] and name == _full_name()
+
+
+def _canonical(name: str) -> str:
+    """DNS knows no case, and a dot at the end only says that nothing follows."""
+    return name.lower().removesuffix(".")
 
 
 @cache

@@ -23,9 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher import errands, preflight, process
+from launcher.directory import QUESTION
 from launcher.errands import Errand
 from launcher.host_checks import CHECKS, Asked, Reply, Seen, last_line, unreached
 from launcher.probe import MARK, Answer, Question, installed
+from launcher.reach import environment, reach
 from mux.handshake import DONE, MET
 from mux.recipe import Problem, Refusal
 from mux.run import Cluster, Host, RunDirectory, write_text
@@ -105,7 +107,7 @@ def show(inspection: Inspection, stream: TextIO) -> None:
 @contextmanager
 def _question(run: RunDirectory) -> Iterator[Question]:
     """A question with a token in the run directory, of which nothing is left afterwards."""
-    folder = run.logs / f"preflight.{secrets.token_hex(8)}"
+    folder = run.logs / f"{QUESTION}.{secrets.token_hex(8)}"
     made = [path for path in (run.logs, *run.logs.parents) if not path.exists()]
     try:
         for path in (*reversed(made), folder):
@@ -131,7 +133,7 @@ def _ask(cluster: Cluster, question: Question) -> tuple[dict[str, Reply], dict[s
     for index, host in enumerate(cluster.hosts):
         asked = question.model_copy(update={"name": str(index)}).model_dump_json()
         argv = [sys.executable, "-u", "-m", "launcher.probe", asked]
-        commands[host.name] = (process.reach(cluster, host, argv, {}), process.environment(cluster, host, {}))
+        commands[host.name] = (reach(cluster, host, argv, {}), environment(cluster, host, {}))
     replies, silent = {}, {}
     said = errands.together(commands, ANSWER_SECONDS)
     for index, host in enumerate(cluster.hosts):
@@ -186,8 +188,8 @@ def _meet(inspection: Inspection) -> tuple[float, dict[str, str]]:
                 backend, str(HANDSHAKE_SECONDS)]
         variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(process.devices(host)[0])}
         started = process.agent_command(host, process.peer(addresses, index), argv)
-        commands[host.name] = (process.reach(inspection.cluster, host, started, variables),
-                                process.environment(inspection.cluster, host, variables))
+        commands[host.name] = (reach(inspection.cluster, host, started, variables),
+                                environment(inspection.cluster, host, variables))
     said = errands.together(commands, 2 * HANDSHAKE_SECONDS)
     summed = {name: errand.output.partition(f"{DONE} ")[2].split() for name, errand in said.items()}
     if all(summed.values()):

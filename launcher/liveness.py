@@ -10,7 +10,6 @@ from launcher.failure import Who
 from mux.event import Event, Heartbeat, RankStarted
 
 LONGEST_LOOK = 1.0  # seconds between two looks that count, at most
-OUTLIVED = 5.0  # seconds; a rank says something every two (mux.rank)
 SLOW_START = 120.0  # seconds until a rank has started, at least: imports from a busy disk say nothing
 
 
@@ -65,9 +64,3 @@ class Liveness:
         still = self._now - self._further
         enough = self._stall_seconds if self.all_started else max(SLOW_START, self._stall_seconds)
         return still if still > enough else None
-
-    def mute(self, ranks: Iterable[Who]) -> list[Who]:
-        """Of some that have started, those that fell silent first, if others went on for a while; else all."""
-        ages = {who: self._now - self._seen[who] for who in ranks if who in self.started}
-        longest = [who for who, age in ages.items() if age > min(ages.values()) + OUTLIVED]
-        return sorted(longest or ages)

@@ -1,6 +1,6 @@
 """What `--dry-run` prints: the whole plan for people, plain text, the same on a terminal and in a pipe.
 
-Of the environment, which may hold secrets, only what crosses to other hosts is printed (`process.FORWARDED`).
+Of the environment, which may hold secrets, only what crosses to other hosts is printed (`reach.FORWARDED`).
 """
 
 from __future__ import annotations

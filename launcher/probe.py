@@ -19,7 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from launcher import gpu
-from launcher.directory import commit
+from launcher.agent import taken
+from launcher.software import commit
 from mux.run import write_text
 
 MARK = "mux-probe "
@@ -74,7 +75,7 @@ def answer(question: Question) -> Answer:
     except OSError as error:
         wrong = error.strerror or type(error).__name__
     return Answer(hostname=socket.gethostname(), installed=installed(), gpus=len(gpu.visible()), free=free, wrong=wrong,
-                  token=token, ports=tuple(filter(nobody_has, question.ports)), clock=time.time())
+                  token=token, ports=tuple(port for port in question.ports if not taken(port)), clock=time.time())
 
 
 def installed() -> Installed:
@@ -87,15 +88,6 @@ def code() -> str:
     found = sorted(path for folder in ("launcher", "mux") for path in (PROJECT / folder).rglob("*.py"))
     digests = {str(path.relative_to(PROJECT)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
-
-
-def nobody_has(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _version(name: str) -> str | None:

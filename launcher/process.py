@@ -1,31 +1,28 @@
-"""Processes: one agent per host, and under it one `deepspeed.launcher.launch`; owned, watched and reaped by us.
+"""Processes: an agent per host, which starts the ranks there; owned, watched and reaped by us.
 
-On this host the agent is a child in its own session, elsewhere it is behind ssh or srun; every word that crosses a
-shell is quoted. An agent ends its processes when the pipe to its stdin closes, so nothing outlives the launcher.
+On this host the agent is a child in its own session, elsewhere it is behind ssh or srun (launcher.reach). An agent ends
+its processes when the pipe to its stdin closes, so nothing outlives the launcher.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 import psutil
 
-from launcher import agent, hostfile, slurm
-from launcher.probe import nobody_has
-from mux.run import Cluster, Host, JobPlan, Plan, RunDirectory
+from launcher import agent, hostfile
+from launcher.reach import environment, reach
+from mux.run import Host, JobPlan, Plan, RunDirectory
 
 FIRST_PORT, PORTS = 20_000, 10_000  # where ranks meet: below the ports that systems hand out
 BEAT_SECONDS = 5.0
@@ -34,27 +31,27 @@ SILENCE_SECONDS = 40.0  # without a beat, a remote agent takes its launcher for 
 # Keep freed memory instead of giving it back to the kernel: else page faults take up to half of a CPU step.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_TOP_PAD_": "67108864"}
 
-# The only variables that cross to other hosts. No secret is ever among them.
-FORWARDED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE",
-             "HF_DATASETS_OFFLINE", "MUX_CACHE", "NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME",
-             "OMP_NUM_THREADS", "PYTHONPATH")
 
-# Nobody is asked for a password or about a host key; nothing of the user's session goes along.
-SSH_OPTIONS = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "ConnectTimeout": "10", "ServerAliveInterval": "5",
-               "ServerAliveCountMax": "3", "ForwardAgent": "no", "ForwardX11": "no", "ClearAllForwardings": "yes",
-               "PermitLocalCommand": "no", "ControlMaster": "no", "ControlPath": "none"}
-SSH_NEEDS = ("HOME", "LANG", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "USER")  # a user's SendEnv finds nothing else to send
+def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]:
+    """The exact command per host, as it is started from here; `port` None stands for the one chosen at the start."""
+    addresses = meeting(job.hosts)
+    worker = [sys.executable, "-u", "-m", "mux.worker", plan.directory, str(job.id)]
+    commands = []
+    for index, host in enumerate(job.hosts):
+        first = sum(before.slots for before in job.hosts[:index])
+        ranks = [f"--devices={','.join(map(str, devices(host)))}", f"--first-rank={first}",
+                 f"--world-size={job.world_size}", f"--master={addresses[0]}", f"--port={port or 'PORT'}"]
+        argv = agent_command(host, peer(addresses, index), worker, ranks)
+        commands.append(reach(plan.cluster, host, argv, variables(plan, job, host)))
+    return commands
 
 
-def node_command(plan: Plan, job: JobPlan, host_index: int, master: str, port: int | None) -> list[str]:
-    """The command that starts a host's ranks. `port` None stands for the one that is chosen at the start."""
-    slots = {host.name: devices(host) for host in job.hosts}
-    world = base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
-    return [
-        sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={world}",
-        f"--node_rank={host_index}", f"--master_addr={master}", f"--master_port={port or 'PORT'}",
-        "--log_level=warning", "--no_local_rank", "--module", "mux.worker", plan.directory, str(job.id),
-    ]
+def agent_command(host: Host, peer: str | None, command: list[str], ranks: Sequence[str] = ()) -> list[str]:
+    """The agent that starts a command on a host, as the `ranks` that it is told of; a remote one also hears when its
+    launcher falls silent."""
+    silence = [] if host.local else ["--silence", f"{SILENCE_SECONDS:.0f}"]
+    way = ["--peer", peer] if peer else []
+    return [sys.executable, "-u", "-m", "launcher.agent", *silence, *way, *ranks, "--", *command]
 
 
 def devices(host: Host) -> list[int] | list[str]:
@@ -64,43 +61,6 @@ def devices(host: Host) -> list[int] | list[str]:
     if host.local and chosen and chosen != "-1":
         return chosen.split(",")[taken]
     return list(range(taken.stop))[taken]
-
-
-def ssh_command(host: Host, argv: list[str], variables: dict[str, str], directory: str) -> list[str]:
-    """`argv` on another host: one ssh whose remote shell sees quoted words only."""
-    options = [word for name, value in SSH_OPTIONS.items() for word in ("-o", f"{name}={value}")]
-    settings = [f"{name}={value}" for name, value in sorted(variables.items())]
-    words = shlex.join(["env", *settings, *argv])
-    return ["ssh", "-T", *options, "--", host.name, f"cd {shlex.quote(directory)} && exec {words}"]
-
-
-REACH: dict[str, Callable[[Host, list[str], dict[str, str], str], list[str]]] = {
-    "ssh": ssh_command,
-    "srun": slurm.srun_command,
-}
-
-
-def reach(cluster: Cluster, host: Host, argv: list[str], variables: dict[str, str]) -> list[str]:
-    """The command that runs `argv` on a host, in the directory of this process. On this host it is `argv` itself,
-    to be started with `variables` in its environment."""
-    if host.local:
-        return argv
-    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    return REACH[cluster.reach](host, argv, forwarded | variables, os.getcwd())
-
-
-def environment(cluster: Cluster, host: Host, variables: dict[str, str]) -> dict[str, str]:
-    """What the process that `reach` begins here finds in its environment."""
-    if host.local or cluster.reach == "srun":
-        return os.environ | variables
-    return {name: os.environ[name] for name in SSH_NEEDS if name in os.environ}
-
-
-def agent_command(host: Host, peer: str | None, command: list[str]) -> list[str]:
-    """The agent that starts a command on a host; a remote one also hears when its launcher falls silent."""
-    silence = [] if host.local else ["--silence", f"{SILENCE_SECONDS:.0f}"]
-    way = ["--peer", peer] if peer else []
-    return [sys.executable, "-u", "-m", "launcher.agent", *silence, *way, "--", *command]
 
 
 def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
@@ -118,17 +78,6 @@ def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
     return own | MALLOC if plan.cluster.device == "cpu" else own
 
 
-def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]:
-    """The exact command per host, as it is started from here; `port` None stands for the one chosen at the start."""
-    addresses = meeting(job.hosts)
-    commands = []
-    for index, host in enumerate(job.hosts):
-        command = node_command(plan, job, index, addresses[0], port)
-        argv = agent_command(host, peer(addresses, index), command)
-        commands.append(reach(plan.cluster, host, argv, variables(plan, job, host)))
-    return commands
-
-
 def peer(addresses: list[str], index: int) -> str | None:
     """The host to which a host finds its network: the first; of the first, the second; none if it is alone."""
     return None if len(addresses) == 1 else addresses[0 if index else 1]
@@ -144,16 +93,13 @@ def meeting(hosts: tuple[Host, ...]) -> list[str]:
             for host in hosts]
 
 
-def free_port(plan: Plan, job: JobPlan) -> int:
-    """A port for them, from a range that is seldom in use; where it is ours, one that nobody has.
+def draw_port(plan: Plan, job: JobPlan) -> int:
+    """A port for them, from a range that is seldom in use.
 
     Jobs that run at the same time never draw the same: their ports leave different remainders.
     """
     devices = plan.cluster.devices
-    while True:
-        port = FIRST_PORT + devices * random.SystemRandom().randrange(max(1, PORTS // devices)) + job.first_rank
-        if not job.hosts[0].local or nobody_has(port):
-            return port
+    return FIRST_PORT + devices * random.SystemRandom().randrange(max(1, PORTS // devices)) + job.first_rank
 
 
 class JobProcesses:
@@ -161,25 +107,37 @@ class JobProcesses:
 
     def __init__(self, plan: Plan, job: JobPlan, run: RunDirectory) -> None:
         """Start them."""
+        self._plan, self._job, self._run = plan, job, run
         self._agents: dict[str, subprocess.Popen[bytes]] = {}  # by host name
         self._speaking = threading.Lock()
         self._over = threading.Event()
+        self._start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    def _start(self) -> None:
+        commands = host_commands(self._plan, self._job, draw_port(self._plan, self._job))
         try:
-            for host, argv in zip(job.hosts, host_commands(plan, job, free_port(plan, job)), strict=True):
-                with open(os.open(run.node_log(host.name, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log:
-                    around = environment(plan.cluster, host, variables(plan, job, host))
+            for host, argv in zip(self._job.hosts, commands, strict=True):
+                around = environment(self._plan.cluster, host, variables(self._plan, self._job, host))
+                path = self._run.node_log(host.name, self._job)
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log, self._speaking:
                     self._agents[host.name] = start(argv, log, around)
         except BaseException:
             self.kill()
             raise
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def codes(self) -> dict[str, int | None]:
         """What each host's agent, or the ssh to it, has ended with, by host name; None: it lives."""
         return {name: process.poll() for name, process in self._agents.items()}
 
     def poll(self) -> int | None:
-        """None while all is well; the first non-zero code as soon as there is one; 0 when all have ended with 0."""
+        """None while all is well; the first non-zero code as soon as there is one; 0 when all have ended with 0.
+
+        Where the first host has the port in use they are all started again, to meet at another one.
+        """
+        if self.codes()[self._job.hosts[0].name] == agent.PORT_TAKEN:
+            self._end()
+            self._start()
         codes = list(self.codes().values())
         failed = [code for code in codes if code]
         if failed:
@@ -197,6 +155,9 @@ class JobProcesses:
         """End all at once. Nothing is left when this returns, but on hosts that are out of reach; there, nothing
         after SILENCE_SECONDS."""
         self._over.set()
+        self._end()
+
+    def _end(self) -> None:
         with self._speaking:
             for process in self._agents.values():
                 close(process)

@@ -23,9 +23,9 @@ class Regrouped:
     events: tuple[Event, ...]  # what has changed; none: all is as it was
 
 
-def regroup(run: RunDirectory, plan: Plan, problems: dict[str, tuple[str, ...]], replan: Replan) -> Regrouped:
-    """The plan without the hosts that have problems; spare ones may take their place. Raises TooFewHosts, or Refusal
-    if it fits no others."""
+def regroup(run: RunDirectory | None, plan: Plan, problems: dict[str, tuple[str, ...]], replan: Replan) -> Regrouped:
+    """The plan without the hosts that have problems; spare ones may take their place. `run`: whose checkpoints it must
+    be able to go on from, if there are any. Raises TooFewHosts, or Refusal if it fits no others."""
     lost = [host for host in plan.cluster.hosts if problems.get(host.name)]
     if not lost:
         return Regrouped(plan, ())
@@ -37,7 +37,7 @@ def regroup(run: RunDirectory, plan: Plan, problems: dict[str, tuple[str, ...]],
                                   + "; ".join(f"{host.name}: {problems[host.name][0]}" for host in everyone
                                               if host not in healthy), "cluster.min_hosts"))
     made = largest(plan.cluster, healthy, replan)
-    if reasons := resizing.refusals(run, made):
+    if run is not None and (reasons := resizing.refusals(run, made)):
         raise Refusal([Problem(f"cannot go on on {made.stage(stage).devices} devices: {reason}", f"stages.{stage}")
                        for stage, reason in reasons.items()])
     return Regrouped(made, tuple(_told(plan, made, lost, healthy, problems)))

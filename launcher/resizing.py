@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mux import manifest as manifests
-from mux.manifest import InvalidCheckpoint, Manifest
-from mux.resizing import obstacle
+from mux.manifest import InvalidCheckpoint, Manifest, obstacle
 from mux.run import Plan, RunDirectory, StagePlan
 
 

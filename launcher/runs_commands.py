@@ -29,8 +29,10 @@ def list_runs(folder: Annotated[Path, typer.Argument(help="Where runs live.")] =
 
     Example: mux runs ls
     """
-    from launcher.directory import running
+    from launcher.directory import at, running
 
+    with ending(REFUSED):
+        at(folder)
     table = plain_table("run", "status", "stages done", "of", right=("stages done", "of"))
     found = sorted(path.parent for path in folder.glob("*/plan.json"))
     if not found:
@@ -123,7 +125,9 @@ def compare_runs(
 
 
 def existing(path: Path) -> RunDirectory:
-    run = RunDirectory(path)
+    from launcher.directory import at
+
+    run = at(path)
     if not run.plan.exists():
         near = sorted(str(found.parent) for found in path.parent.glob("*/plan.json"))
         raise Refusal(Problem("is not a run directory: it has no plan.json", where=str(path),

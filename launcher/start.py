@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-from launcher import allocation, directory, hostfile, hosts, plan, preflight
+from launcher import allocation, directory, hostfile, hosts, plan, preflight, software
 from launcher.dashboard.sentences import sentence
 from launcher.directory import Resume
+from launcher.ending import remedy
 from launcher.regrouping import Replan, TooFewHosts, regroup
 from mux.recipe import Loaded, Problem, Recipe, Refusal, load, secrecy
 from mux.recipe.wording import reason
@@ -47,7 +48,7 @@ def planned(request: Request) -> tuple[Loaded, Plan, RunDirectory]:
         raise Refusal(secret)
     loaded = load(request.recipe, request.overrides)
     cluster = _cluster(request, loaded.recipe)
-    run = RunDirectory(request.run_dir or Path("runs") / loaded.recipe.name)
+    run = directory.at(request.run_dir or Path("runs") / loaded.recipe.name)
     return loaded, _plan_on(cluster, request, loaded, run), run
 
 
@@ -105,7 +106,8 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
         return loaded, made, run, state
     problems: list[Problem] = []
     if not request.slurm and not hostfile.alone(made.cluster):
-        made, problems = _on_hosts_that_answer(made, run, _replan(request, loaded, run))
+        begun = run if state == "unfinished" else None
+        made, problems = _on_hosts_that_answer(made, run, begun, _replan(request, loaded, run))
     if problems := [*problems, *preflight.check(made, run)]:
         raise Refusal(problems)
     return loaded, made, run, state
@@ -121,16 +123,17 @@ def _plan_on(cluster: Cluster, request: Request, loaded: Loaded, run: RunDirecto
     return plan.make(loaded, cluster, run.path, kept)
 
 
-def _on_hosts_that_answer(made: Plan, run: RunDirectory, replan: Replan) -> tuple[Plan, list[Problem]]:
+def _on_hosts_that_answer(made: Plan, run: RunDirectory, begun: RunDirectory | None,
+                          replan: Replan) -> tuple[Plan, list[Problem]]:
     """Ask the plan's hosts, and show what they say: the plan without those that fail, where the recipe allows that;
-    else what is wrong with them."""
+    else what is wrong with them. `begun`: the run, if it goes on."""
     inspection = hosts.inspect(made.cluster, run, made.disk_bytes, rendezvous=True, say=partial(print, flush=True))
     hosts.show(inspection, sys.stdout)
     if inspection.device != made.cluster.device:
         print(f"no host has a GPU: {made.cluster.devices} ranks run on their CPUs")
         made = replan(made.cluster.model_copy(update={"device": inspection.device}))
     try:
-        regrouped = regroup(run, made, inspection.problems, replan)
+        regrouped = regroup(begun, made, inspection.problems, replan)
     except TooFewHosts:
         return made, inspection.refusals()
     except Refusal as refusal:
@@ -159,16 +162,17 @@ def launch(request: Request, plain: bool) -> int:
                               hint="--run-dir DIR chooses another place")) from None
     lock = directory.Lock(run)
     try:
-        run.stop_request.unlink(missing_ok=True)  # of an earlier start: from now on it is ours
+        directory.clear(run)
         if state == "unfinished":
-            notes = (*directory.notes(run.read_plan(), made), *directory.other_software(run))
+            notes = (*directory.notes(run.read_plan(), made), *software.changes(run))
             print("".join(f"{note}\n" for note in notes), end="")
         directory.write_beginning(run, loaded, made, request.overrides)
         display = dashboard.choose(sys.stdout, plain)
+        begun = replace(request, fresh=False)  # from here on, checkpoints are this run's own
         code = Supervisor(run, made, display, resumed=state == "unfinished",
-                          replan=_replan(request, loaded, run)).execute()
+                          replan=_replan(begun, loaded, run)).execute()
     except OSError as error:  # the disk is full or gone: there is nothing to write events to
-        print(f"the run ended: {error}; free some room, then the same command goes on", file=sys.stderr)
+        print(f"the run ended: {remedy(error)}, then the same command goes on", file=sys.stderr)
         return FAILED
     finally:
         lock.release()

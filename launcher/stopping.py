@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from launcher.entry import REQUESTS
 from mux.run import FROM_LAUNCHER, RunDirectory
 
 
@@ -69,8 +70,7 @@ class Stopping:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals ask for a stop. Ctrl-Z does nothing: a launcher that is suspended looks dead to its agents."""
-        handlers = {number: self._on_signal
-                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
+        handlers = dict.fromkeys(REQUESTS, self._on_signal)
         before = {number: signal.signal(number, handler)
                   for number, handler in (handlers | {signal.SIGTSTP: signal.SIG_IGN}).items()}
         try:

@@ -9,15 +9,16 @@ from itertools import groupby
 from threading import Thread
 from typing import Any
 
-from launcher import hosts
+from launcher import hosts, last_words
 from launcher.dashboard import Display
+from launcher.ending import remedy
 from launcher.failure import Failure
 from launcher.phase import LOOK_SECONDS, Outcome, Phase, Regroup, Restarts
 from launcher.preview import model_name
 from launcher.regrouping import Regrouped, Replan, TooFewHosts, regroup
 from launcher.stopping import Stopping
 from mux.event import Event, Notice, Restarting, RunFailed, RunFinished, RunStarted, RunStopped, StageDone
-from mux.journal import EventReader, EventWriter, encode
+from mux.journal import EventWriter
 from mux.recipe import Refusal
 from mux.recipe.schema import ModelSection
 from mux.run import JobPlan, Plan, RunDirectory, StagePlan
@@ -39,15 +40,14 @@ class Supervisor:
         """Run to the end of the plan, or as far as it goes; the exit status of `mux-launch`."""
         started = time.monotonic()
         with self.stopping.listening(), self.display:
-            for event in self._unheard():
-                self.say(event)
+            self._hear_last_words()
             self.say(self._run_started())
             self._record("running")
             code = self._phases(started)
         self.events.close()
         if self.unwritable is None:
             return code
-        print(f"the run's events and results cannot be written: {self.unwritable}; free some room, then the same "
+        print(f"the run's events and results cannot be written: {remedy(self.unwritable)}, then the same "
               "command goes on", file=sys.stderr)
         return FAILED
 
@@ -171,15 +171,12 @@ class Supervisor:
             self.unwritable = error
             self.stopping.ask(f"the run's files cannot be written: {error}")
 
-    def _unheard(self) -> list[Event]:
-        """What ranks of an earlier start said after its launcher was killed, in the order of their clocks."""
-        last = {(event.host, event.rank): encode(event) for event in EventReader(self.run.events).read()}
-        unheard: list[Event] = []
-        for path in sorted(self.run.logs.glob("*.events.jsonl")):
-            said = list(EventReader(path).read())
-            merged = [index for index, event in enumerate(said) if encode(event) == last.get((event.host, event.rank))]
-            unheard += said[merged[-1] + 1 :] if merged else said
-        return sorted(unheard, key=lambda event: event.time)
+    def _hear_last_words(self) -> None:
+        """Of ranks whose launcher was killed; they are put away once they are in the run's events."""
+        for event in last_words.unheard(self.run):
+            self.say(event)
+        if self.unwritable is None:
+            last_words.put_away(self.run)
 
     def _stopped(self, outcome: Outcome) -> int:
         self._record("stopped")

@@ -10,8 +10,6 @@ from mux import manifest as manifests
 from mux.manifest import LATEST, InvalidCheckpoint, Manifest
 from mux.run import Plan, RunDirectory
 
-SHORTEST = len("step_00000000")
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -73,10 +71,11 @@ def pointer(training: Training) -> tuple[str | None, str | None]:
     path = training.folder / LATEST
     newest = manifests.folder_name(training.steps[-1])
     try:
-        with open(path, "rb") as file:
-            named = file.read(SHORTEST + 10).decode("ascii", "replace").rstrip("\n")
-    except OSError as error:
-        return None, f"{path}: {error.strerror}; the newest checkpoint is {newest}, and a start goes on from it"
+        named = manifests.pointed(training.folder)
+    except InvalidCheckpoint as error:
+        return f"{error}; remove it: a start does not go on beside it", None
+    if named is None:
+        return None, f"{path} is not there; the newest checkpoint is {newest}, and a start goes on from it"
     if named not in map(manifests.folder_name, training.steps):
         return f"{path} names {named!r}, which is no checkpoint; the newest is {newest}", None
     return None, None if named == newest else f"{path} names {named}; the newest is {newest}, a start goes on from it"

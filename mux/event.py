@@ -111,6 +111,14 @@ class RunFailed(Event):
     reason: str
 
 
+# --- written by agents -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RankEnded(Event):
+    """The process of a rank has ended badly, by itself."""
+
+    code: int  # as subprocess has it: negative for a signal
+
+
 # --- written by ranks ------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class RankStarted(Event):
@@ -122,7 +130,6 @@ class RankStarted(Event):
 @dataclass(frozen=True, kw_only=True)
 class RankFailed(Event):
     error: str  # one line; the traceback is in the rank's log
-    input_at_fault: bool = False  # another start would fail in the same way
     kind: str = "error"  # input: what it was given is at fault; loss: so mux.train.health judges it; error: any other
 
 

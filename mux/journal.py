@@ -12,12 +12,17 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from mux.content import checked, sayable
 from mux.event import Event
 
+Kind = TypeVar("Kind", bound=Event)
+
 VERSION = 1
+BLOCK = 1 << 16  # bytes that are read at once from the end of a file
 
 
 def encode(event: Event) -> str:
@@ -76,6 +81,14 @@ class EventReader:
 
     def read(self) -> Iterator[Event]:
         """The new events, in order. A file that does not exist yet has none."""
+        return filter(None, map(_event, self._lines()))
+
+    def only(self, kind: type[Kind]) -> Iterator[Kind]:
+        """The new events of one kind; hardly a line of another one is decoded."""
+        name = kind.__name__.encode()
+        return (event for line in self._lines() if name in line and isinstance(event := _event(line), kind))
+
+    def _lines(self) -> Iterator[bytes]:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -83,8 +96,32 @@ class EventReader:
                     if not line.endswith(b"\n"):
                         break
                     self.offset += len(line)
-                    event = decode(line.decode("utf-8", "replace"))
-                    if event is not None:
-                        yield event
+                    yield line
         except FileNotFoundError:
             return
+
+
+def backwards(path: Path) -> Iterator[Event]:
+    """The events of a file, the last one first. A file that does not exist has none, and what follows the last newline
+    is none."""
+    try:
+        with open(path, "rb") as file:
+            yield from filter(None, map(_event, islice(_lines_backwards(file), 1, None)))
+    except FileNotFoundError:
+        return
+
+
+def _event(line: bytes) -> Event | None:
+    return decode(line.decode("utf-8", "replace"))
+
+
+def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
+    """What stands between the newlines of a file, the last first; at least an empty one."""
+    begun, end = b"", file.seek(0, os.SEEK_END)  # a line whose beginning is not read yet
+    while end:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        begun, *lines = (file.read(end - start) + begun).split(b"\n")
+        yield from reversed(lines)
+        end = start
+    yield begun

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mux.run import write_json
+from mux.run import read_plain, write_json
 
 MANIFEST, LATEST, VERSION = "manifest.json", "latest", 2
 MOST_BYTES = 1 << 24  # of a manifest; one of 1000 ranks has about 0.5 MB
@@ -35,6 +35,10 @@ Word = Annotated[str, Field(max_length=500)]
 
 _STEP = re.compile(r"step_([0-9]{8,16})")
 OPTIMIZER = "_optim_states.pt"  # how DeepSpeed calls what each rank has of the optimizer's state
+# Optimizer states of these ZeRO stages become each other's, on any number of ranks. DeepSpeed knows no way between
+# these families: stage 0 keeps whole states, 1 and 2 flatten groups of parameters, 3 cuts each parameter by itself.
+FAMILIES = (frozenset({0}), frozenset({1, 2}), frozenset({3}))
+MAY_DIFFER = {"world_size", "zero_stage"}
 LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO}
 
 
@@ -51,6 +55,11 @@ class Identity:
     world_size: int
     zero_stage: int
     precision: str
+
+    @property
+    def family(self) -> frozenset[int]:
+        """The ZeRO stages into whose optimizer states those saved here can be converted."""
+        return next(family for family in FAMILIES if self.zero_stage in family)
 
 
 class Part(BaseModel):
@@ -97,6 +106,23 @@ def steps(folder: Path) -> list[int]:
 def newest(folder: Path) -> Path | None:
     """The newest committed checkpoint, verified or not."""
     return next((folder / folder_name(step) for step in reversed(steps(folder))), None)
+
+
+def pointed(folder: Path) -> str | None:
+    """What `latest` in a folder of checkpoints says, which may be any text; None if it is not there. Raises
+    InvalidCheckpoint if it is no file."""
+    path = folder / LATEST
+    try:
+        text = read_plain(path)
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as problem:
+        text = problem.object.decode("ascii", "replace")
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    except ValueError as problem:
+        raise InvalidCheckpoint(f"{path} {problem}") from None
+    return text.strip()[:100]
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -206,12 +232,40 @@ def _unreadable(place: Path, problem: OSError) -> InvalidCheckpoint:
     return InvalidCheckpoint(f"{place} cannot be read: {problem.strerror}")
 
 
-def differing(there: Identity, here: Identity) -> dict[str, tuple[Any, Any]]:
+# --- going on from it -----------------------------------------------------------------------------
+def obstacle(there: Identity, here: Identity) -> str | None:
+    """Why a training cannot go on from a checkpoint, in words; None: it can."""
+    differences = _differing(there, here)
+    for name, (was, is_now) in differences.items():
+        if name not in MAY_DIFFER:
+            return f"it was saved with {name} = {was!r}, this run has {is_now!r}"
+    if differences and there.family != here.family:
+        return f"what ZeRO {there.zero_stage} has saved cannot become ZeRO {here.zero_stage}'s"
+    return None
+
+
+def must_be_converted(there: Identity, here: Identity) -> bool:
+    """Whether the shards, which `here` can go on from, are cut for other ranks. Whole states fit as they are."""
+    return bool(_differing(there, here)) and there.zero_stage != 0
+
+
+def resized(there: Identity, here: Identity) -> str:
+    """What changes, in words: "resized from 4 to 2 ranks, ZeRO 1 to 2"."""
+    changes = []
+    if there.world_size != here.world_size:
+        changes.append(f"{there.world_size} to {here.world_size} rank{'s' if here.world_size > 1 else ''}")
+    if there.zero_stage != here.zero_stage:
+        changes.append(f"ZeRO {there.zero_stage} to {here.zero_stage}")
+    return f"resized from {', '.join(changes)}"
+
+
+def _differing(there: Identity, here: Identity) -> dict[str, tuple[Any, Any]]:
     """{field: (there, here)} of what two identities do not agree on."""
     wanted = asdict(here)
     return {name: (value, wanted[name]) for name, value in asdict(there).items() if value != wanted[name]}
 
 
+# --- the file itself ------------------------------------------------------------------------------
 def _content(path: Path) -> bytes:
     """What is in a plain file that is not too large; a pipe or a link is not opened."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

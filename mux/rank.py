@@ -1,4 +1,4 @@
-"""What every rank does beside its work: die with its parent, write its log, show that it lives, hear a stop."""
+"""What every rank does beside its work: write its log, show that it lives, hear a stop."""
 
 from __future__ import annotations
 
@@ -29,23 +29,12 @@ HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.5  # at most one Progress event in so many seconds
 
 
-def die_with_parent(agent: str | None = None) -> None:
-    """Ask the kernel for SIGKILL when the parent ends (SIGTERM would only ask for a stop), and see it still lives.
-
-    `agent`: the process that the parent is a child of. Another one has no agent above it: the parent had died
-    already, and somebody took its children over.
-    """
+def die_with_parent() -> None:
+    """Of a process that a rank starts, before it begins: the kernel sends it SIGKILL when the rank ends."""
     parent = os.getppid()
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1 or (agent is not None and _parent_of(parent) != agent):
+    if os.getppid() != parent:  # it has already
         os._exit(1)
-
-
-def _parent_of(process: int) -> str | None:
-    try:
-        return str(psutil.Process(process).ppid())
-    except psutil.NoSuchProcess:
-        return None
 
 
 def write_output_to(log: Path) -> None:
@@ -78,8 +67,7 @@ class StopFlag:
     def _hear(self, heard: Callable[[str], None]) -> None:
         while True:
             for number in self._numbers.recv(16):
-                # When one of its ranks is gone, DeepSpeed's launcher sends SIGTERM to the others: no request to stop.
-                if number in STOP_SIGNALS and neighbours_live():
+                if number in STOP_SIGNALS:
                     self._asked = True
                     heard(signal.Signals(number).name)
 
@@ -88,15 +76,6 @@ class StopFlag:
             self._next_look = time.monotonic() + 0.5  # a shared disk need not be asked at every step
             self._asked = self._request.exists()
         return self._asked
-
-
-def neighbours_live() -> bool:
-    """Whether all ranks that were started beside this one still live."""
-    try:
-        ranks = [child.status() for child in psutil.Process(os.getppid()).children()]
-    except psutil.NoSuchProcess:
-        return False
-    return len(ranks) - ranks.count(psutil.STATUS_ZOMBIE) >= int(os.environ["LOCAL_SIZE"])
 
 
 class Voice:

@@ -1,4 +1,4 @@
-"""The composition root of a rank: `python -m mux.worker RUN_DIRECTORY JOB`, started by deepspeed.launcher.launch.
+"""The composition root of a rank: `python -m mux.worker RUN_DIRECTORY JOB`, started by launcher.agent.
 
 Reads the plan, joins the other ranks, runs the job's stages one after another, leaves. Exit code 0: done, or stopped
 on request (the events say which); 1: failed, with a RankFailed event and a traceback in the log.
@@ -19,7 +19,6 @@ from mux.run import JobPlan, Plan, RunDirectory
 
 
 def main() -> None:
-    process.die_with_parent(os.environ.get("MUX_AGENT"))
     os.umask(0o077)
     run, job_id = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     plan = run.read_plan()
@@ -65,8 +64,7 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         kind = kind_of(error)
         message = str(error).strip() or "no message"
         with suppress(OSError):  # a full disk may be what failed
-            voice(RankFailed(error=f"{type(error).__name__}: {message}" if kind == "error" else message,
-                             input_at_fault=kind == "input", kind=kind))
+            voice(RankFailed(error=f"{type(error).__name__}: {message}" if kind == "error" else message, kind=kind))
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(1)  # without waiting for peers that are inside a collective

@@ -132,8 +132,8 @@ class Run:
         return found
 
     def parts(self) -> dict[str, list[psutil.Process]]:
-        """The living processes of the run, by what they are: launcher, agent, node (DeepSpeed's launcher), rank."""
-        modules = {"launcher.agent": "agent", "deepspeed.launcher.launch": "node", "mux.worker": "rank"}
+        """The living processes of the run, by what they are: launcher, agent, rank."""
+        modules = {"launcher.agent": "agent", "mux.worker": "rank"}
         found: dict[str, list[psutil.Process]] = {}
         for process in self.processes():
             words = process.info["cmdline"]
@@ -154,8 +154,21 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path, cache):
-    made = Run(tmp_path / "run", cache)
+def place(tmp_path) -> Path:
+    """Where `run` is; tests with a disk of their own have another one."""
+    return tmp_path
+
+
+@pytest.fixture
+def variables() -> dict[str, str]:
+    """What `run` finds in its environment besides; tests with hosts have others."""
+    return {}
+
+
+@pytest.fixture
+def run(place, variables, cache):
+    made = Run(place / "run", cache)
+    made.environment |= variables
     yield made
     for process in made.processes():
         process.kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy"}
 LIGHT = ("mux.recipe", "mux.event", "mux.journal", "mux.run", "mux.size", "mux.trace", "mux.manifest",
-         "mux.secrets", "mux.handshake", "mux.resizing")  # what the launcher may import
+         "mux.secrets", "mux.handshake")  # what the launcher may import
 
 # layer -> what it may import of the project
 ALLOWED = {
@@ -22,17 +22,15 @@ ALLOWED = {
     "mux.size": (),
     "mux.trace": (),
     "mux.manifest": ("mux.run",),
-    "mux.resizing": ("mux.manifest",),
     "mux.rank": ("mux.event", "mux.journal", "mux.run", "mux.secrets"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
-    "mux.train": ("mux.train", "mux.event", "mux.journal", "mux.run", "mux.model", "mux.trace", "mux.manifest",
-                  "mux.resizing"),
+    "mux.train": ("mux.train", "mux.event", "mux.journal", "mux.run", "mux.model", "mux.trace", "mux.manifest"),
     "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
     "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),
     "mux.report": ("mux.report", "mux.run", "mux.recipe", "mux.event"),
     "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
-                   "mux.rank", "mux.size", "mux.manifest", "mux.resizing"),
+                   "mux.rank", "mux.size", "mux.manifest"),
     "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.run", "mux.rank"),
     # Its heavy imports are inside the functions, as a test below sees.
     "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict", "mux.stages"),

@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 from mux.model.config import PRINCETON, MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
+from mux.model.parts import part
 from mux.model.retrieval import (
     IGNORED,
     MuxOutput,
@@ -122,7 +123,8 @@ class MuxClassifier(MuxPreTrainedModel):
         retrieving = retrieval_asked(self.config, labels, retrieval_labels, retrieval_slots)
         encoded = self.mux.encode(rows, None if retrieving else self.read_positions, **kwargs)
         states = self.states(encoded)
-        logits = self.classifier(states)
+        with part("head"):
+            logits = self.classifier(states)
         out = MuxOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
                         attentions=encoded.attentions)
         if labels is not None:

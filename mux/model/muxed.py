@@ -17,6 +17,7 @@ from mux.model.backbone import encode
 from mux.model.config import MuxConfig
 from mux.model.demultiplexer import PUBLISHED, SHARED, EveryRow, LearnedKeys, Pairs, Wanted, picked
 from mux.model.multiplexer import MULTIPLEXERS, Multiplexer
+from mux.model.parts import part
 from mux.model.rows import RowPreparation, Rows
 
 BACKBONES: dict[str, Any] = {
@@ -96,16 +97,19 @@ class MuxModel(MuxPreTrainedModel):
         """Multiplex and encode whole groups. `first`: how many F positions are wanted, from the first on; None: all."""
         ids, segments, padding = rows.input_ids, rows.token_type_ids, self.prepare.padding(rows)
         if self.config.multiplexed:
-            muxed_BFE = self.multiplexer(
-                self.backbone.embeddings, ids.unflatten(0, (-1, self.N)),
-                None if segments is None else segments.unflatten(0, (-1, self.N)), padding)
+            with part("embedding and multiplexer"):
+                muxed_BFE = self.multiplexer(
+                    self.backbone.embeddings, ids.unflatten(0, (-1, self.N)),
+                    None if segments is None else segments.unflatten(0, (-1, self.N)), padding)
             # The published models embed twice: the backbone adds positions and its layer norm to the mux (numerics D2).
             # A position is masked where it is padding in every slot (design section 4, departure 2).
             real_BF = None if padding.counted_BNL is None else padding.counted_BNL.any(1)
-            out = encode(self.backbone, real_BF, first, asked=kwargs, inputs_embeds=muxed_BFE)
+            inputs: dict[str, Any] = {"inputs_embeds": muxed_BFE}
         else:
             real_BF = rows.attention_mask if rows.padded else None
-            out = encode(self.backbone, real_BF, first, asked=kwargs, input_ids=ids, token_type_ids=segments)
+            inputs = {"input_ids": ids, "token_type_ids": segments}
+        with part("backbone"):
+            out = encode(self.backbone, real_BF, first, asked=kwargs, **inputs)
         return Encoded(out.last_hidden_state, rows, out.hidden_states, out.attentions)
 
     def demultiplex(self, encoded: Encoded, rows_M: Tensor, positions_M: Tensor,
@@ -148,9 +152,11 @@ class MuxModel(MuxPreTrainedModel):
         return self._demultiplexed(encoded, EveryRow(hidden_BLD, self.N, encoded.rows.given), for_vocabulary)
 
     def _demultiplexed(self, encoded: Encoded, wanted: Wanted, for_vocabulary: bool) -> Tensor:
-        keys_KD = self.demultiplexer.keys_for(encoded.hidden_BFD)
-        read = self.demultiplexer.for_vocabulary if for_vocabulary else self.demultiplexer
-        return read(keys_KD, wanted)
+        with part("demultiplexer"):
+            keys_KD = self.demultiplexer.keys_for(encoded.hidden_BFD)
+            read = self.demultiplexer.for_vocabulary if for_vocabulary else self.demultiplexer
+            demuxed: Tensor = read(keys_KD, wanted)
+        return demuxed
 
     @can_return_tuple
     def forward(

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from mux.model.config import MuxConfig
 from mux.model.muxed import Encoded, MuxModel
+from mux.model.parts import part
 
 IGNORED = -100  # a label that asks for nothing
 
@@ -47,7 +48,8 @@ class VocabularyHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., V]; prefix markers are no answers."""
-        logits = self.decoder(self.transform(states))
+        with part("head"):
+            logits = self.decoder(self.transform(states))
         return logits[..., : logits.shape[-1] - self.markers]
 
 
@@ -114,7 +116,8 @@ def _fed_targets(mux: MuxModel, encoded: Encoded) -> Tensor:
 
 def mean_cross_entropy(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
     """The mean, in fp32; 0 for no target at all, where a plain mean would be NaN (numerics W9)."""
-    return F.cross_entropy(logits_MV.float(), targets_M, reduction="sum") / max(len(targets_M), 1)
+    with part("loss"):
+        return F.cross_entropy(logits_MV.float(), targets_M, reduction="sum") / max(len(targets_M), 1)
 
 
 def weigh(task_loss: Tensor | None, retrieval_loss: Tensor | None, config: Any) -> Tensor | None:

@@ -16,7 +16,7 @@ from mux.recipe.positions import Path
 from mux.recipe.section import Section
 from mux.recipe.wording import did_you_mean, dotted, nearest, shown
 
-MOST = 100  # problems told at once; a file with more is no recipe
+MOST = 20  # problems told at once; a file with more is no recipe
 
 _SECTIONS = {section.__name__ for section in Section.__subclasses__()}
 
@@ -32,10 +32,10 @@ _SAYINGS: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "string_type": lambda v, c: f"must be a text, is {shown(v)}",
     "string_too_short": lambda v, c: "is empty",
     "string_pattern_mismatch": lambda v, c: f"is {shown(v)}",
-    "greater_than": lambda v, c: f"must be more than {c['gt']:g}, is {shown(v)}",
-    "greater_than_equal": lambda v, c: f"must be at least {c['ge']:g}, is {shown(v)}",
-    "less_than": lambda v, c: f"must be less than {c['lt']:g}, is {shown(v)}",
-    "less_than_equal": lambda v, c: f"must be at most {c['le']:g}, is {shown(v)}",
+    "greater_than": lambda v, c: f"must be more than {c['gt']:,.10g}, is {shown(v)}",
+    "greater_than_equal": lambda v, c: f"must be at least {c['ge']:,.10g}, is {shown(v)}",
+    "less_than": lambda v, c: f"must be less than {c['lt']:,.10g}, is {shown(v)}",
+    "less_than_equal": lambda v, c: f"must be at most {c['le']:,.10g}, is {shown(v)}",
     "tuple_type": lambda v, c: f"must be an array, is {shown(v)}",
     "too_short": lambda v, c: f"needs at least {'one' if c['min_length'] == 1 else c['min_length']}",
     "too_long": lambda v, c: f"takes {c['max_length']} values, has {c['actual_length']}",
@@ -45,10 +45,18 @@ _SAYINGS: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "union_tag_not_found": lambda v, c: "is missing",
     "union_tag_invalid": lambda v, c: f"is {shown(v.get('kind'))}, which is no kind of stage",
 }
-_LETTERS = {
+# last part of a key -> what its values are like
+_GRAMMAR = {
     "name": "a name has letters, digits and . _ - only, at most 100, and begins with a letter or a digit",
     "id": "an id has small letters, digits and _ - only, at most 64, and begins with a letter or a digit",
-}
+    "signal_seconds": "from 10 to 65,535: a checkpoint takes its time, and sbatch takes no more",
+    "time": 'as sbatch takes it: "90" (minutes), "12:00:00", "1-00:00:00" (a day)',
+} | dict.fromkeys(
+    ("partition", "account", "qos", "constraint"),
+    "SLURM's name of it has letters, digits and _ . , : + - only, at most 100, and begins with a letter, a digit or _"
+) | dict.fromkeys(
+    ("heartbeat_seconds", "stall_seconds", "collective_timeout_seconds"),
+    "from 5 seconds to 30 days: with less, no run gets anywhere")
 
 
 def names_of_python(draft: Draft) -> None:
@@ -62,7 +70,8 @@ def problems(error: ValidationError, draft: Draft) -> None:
     """Add what pydantic found wrong to the draft's problems."""
     tree = draft.tree()
     labels = list(draft.stages)
-    for kind, path, value, context in islice(_true_ones(error, tree), MOST + 1):
+    found = _true_ones(error, tree)
+    for kind, path, value, context in islice(found, MOST):
         if path == ("stages",) and any(problem.key == "stages" for problem in draft.problems):
             continue  # they are missing because what the file has is no array of tables
         if path[0] == "stages" and len(path) > 1:
@@ -72,6 +81,7 @@ def problems(error: ValidationError, draft: Draft) -> None:
         if kind.startswith("union_tag"):
             path = (*path, "kind")
         draft.problem(path, message, _way_out(kind, path, value, context, draft))
+    draft.more += sum(1 for _ in found)  # their ways out would take long to find
 
 
 def _true_ones(
@@ -127,7 +137,9 @@ def _way_out(kind: str, path: Path, value: Any, context: dict[str, Any], draft: 
         table = "or a table {layers = 4, hidden = 256, heads = 4, intermediate = 1024}"
         return f"did you mean {shown(near)}?" if near else table if path[-1] == "size" else None
     if kind == "string_pattern_mismatch":
-        return _LETTERS.get(str(path[-1]), "control characters are not allowed here")
+        return _GRAMMAR.get(str(path[-1]), "control characters are not allowed here")
+    if kind in ("greater_than_equal", "less_than_equal"):
+        return _GRAMMAR.get(str(path[-1]))
     is_set = draft.where(path) == overrides.WHERE and isinstance(path[-1], str)
     if kind == "string_type" and is_set and isinstance(value, int | float):
         return f"quote it twice: --set '{dotted(path)}=\"{shown(value)}\"'"

@@ -24,11 +24,12 @@ _HARMLESS_TABLES = ("cluster.", "health.", "slurm.")
 _HARMLESS_ENDS = (".keep_checkpoints", ".keep_every", ".log_every", ".save_every")
 # How the batch is split and who holds which part of the optimizer: other values compute the same, up to rounding.
 SPLITS = ("engine.micro_batch", "engine.zero_stage")
+PROFILE = "engine.profile"
 
 
 def harmless(key: str) -> bool:
     """Whether a run may go on with another value of this dotted key."""
-    return key in SPLITS or key.startswith(_HARMLESS_TABLES) or key.endswith(_HARMLESS_ENDS)
+    return key in (*SPLITS, PROFILE) or key.startswith(_HARMLESS_TABLES) or key.endswith(_HARMLESS_ENDS)
 
 
 def digest(recipe: Recipe) -> str:

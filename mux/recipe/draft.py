@@ -37,6 +37,8 @@ class Draft:
         self.values: dict[str, Any] = {}
         self.origins: dict[positions.Path, str] = {}
         self.problems: list[Problem] = []
+        self.more = 0  # problems that nobody wants to read, too
+        self._gone: set[positions.Path] = set()  # what a layer has replaced: origins of this and all in it are old
 
     @property
     def stages(self) -> dict[Label, dict[str, Any]]:
@@ -75,14 +77,17 @@ class Draft:
         self._drop(layer)
         self._replace_changed_kinds(layer.values.get("stages", {}))
         self._merge(self.values, layer.values, ())
+        self._forget()
         self.origins |= layer.origins
+        if not self.stages and layer.drop:
+            self.origins["stages",] = layer.origins["drop",]
         self._place(layer)
 
     def _drop(self, layer: Layer) -> None:
         for index, stage in enumerate(layer.drop):
             if stage in self.stages:
                 del self.stages[stage]
-                self._forget(("stages", stage))
+                self._gone.add(("stages", stage))
             else:
                 where = layer.origins.get(("drop", index)) or layer.origins.get(("drop",))
                 hint = did_you_mean(stage, self.ids(), "stages of the base")
@@ -94,7 +99,7 @@ class Draft:
         for label, stage in stages.items():
             if label in self.stages and stage.get("kind", kinds.get(label)) != kinds.get(label):
                 self.stages[label].clear()
-                self._forget(("stages", label))
+                self._gone.add(("stages", label))
 
     def _merge(self, below: dict[Any, Any], above: dict[Any, Any], path: positions.Path) -> None:
         for key, value in above.items():
@@ -103,13 +108,15 @@ class Draft:
                 self._merge(old, value, (*path, key))
             else:
                 if isinstance(old, dict | list):
-                    self._forget((*path, key))
+                    self._gone.add((*path, key))
                 below[key] = value
 
-    def _forget(self, path: positions.Path) -> None:
+    def _forget(self) -> None:
         """Drop the origins of what is no longer there."""
-        for known in [known for known in self.origins if known[: len(path)] == path]:
-            del self.origins[known]
+        if self._gone:
+            self.origins = {path: where for path, where in self.origins.items()
+                            if not any(path[:end] in self._gone for end in range(1, len(path) + 1))}
+            self._gone.clear()
 
     def _place(self, layer: Layer) -> None:
         for label, successor in layer.before.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         for finding in checks.findings(recipe):
             draft.problem(finding.key, finding.message, finding.hint, _where(finding, draft))
     if recipe is None or draft.problems:
-        raise Refusal(_in_order(draft.problems))
+        raise Refusal(_in_order(draft))
     return Loaded(recipe, _provenance(recipe, draft), draft.text, Path(path))
 
 
@@ -59,18 +59,18 @@ def _where(finding: Finding, draft: Draft) -> str | None:
     return max(places, key=height)
 
 
-def _in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """By file and line, `--set` last."""
+def _in_order(draft: Draft) -> list[Problem]:
+    """By file and line, `--set` last; of endless ones the first, and how many more there are."""
     def place(problem: Problem) -> tuple[bool, str, int]:
         where = problem.where or ""
         line = re.search(r":(\d+)$", where)
         file = where[: line.start()] if line else where
         return where == SET, file, int(line[1]) if line else 0
 
-    ordered = sorted(dict.fromkeys(problems), key=place)
-    if len(ordered) > complaints.MOST:
-        ordered = [*ordered[: complaints.MOST], Problem("and more of this kind")]
-    return ordered
+    ordered = sorted(dict.fromkeys(draft.problems), key=place)
+    told = ordered[: complaints.MOST]
+    more = draft.more + len(ordered) - len(told)
+    return [*told, Problem(f"and {more:,} more")] if more else told
 
 
 def _provenance(recipe: Recipe, draft: Draft) -> dict[str, str]:

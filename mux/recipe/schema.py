@@ -19,6 +19,7 @@ from mux.recipe.section import (
     Natural,
     Positive,
     Rate,
+    Seconds,
     Section,
     SizeName,
     Text,
@@ -136,15 +137,16 @@ class EngineSection(Section):
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0  # 0: none
     activation_checkpointing: bool = False
     initial_loss_scale_power: Annotated[int, Field(ge=0, le=32)] = 16  # fp16: the scale starts at 2 ** this
+    profile: bool = False  # record a few steps of every training: a trace, and a table of where their time goes
 
 
 class ClusterSection(Section):
     processes: Count = 1  # only without a hostfile and without GPUs
     min_hosts: Count | None = None  # with fewer healthy hosts the run stops; None: every host of the hostfile is needed
     max_restarts: Natural = 0  # of a job, without progress in between
-    heartbeat_seconds: Positive = 30.0  # a rank silent for longer is lost: its job is ended, and started again
-    stall_seconds: Positive = 1800.0  # so is a job none of whose ranks has come further for so long
-    collective_timeout_seconds: Positive = 1800.0  # a collective that hangs for longer ends the job
+    heartbeat_seconds: Seconds = 30.0  # a rank silent for longer is lost: its job is ended, and started again
+    stall_seconds: Seconds = 1800.0  # so is a job none of whose ranks has come further for so long
+    collective_timeout_seconds: Seconds = 1800.0  # a collective that hangs for longer ends the job
 
 
 RowFormat = Literal["jsonl", "tsv", "csv", "conll", "conllu"]
@@ -170,7 +172,8 @@ class SlurmSection(Section):
     account: Name | None = None
     qos: Name | None = None
     constraint: Name | None = None
-    signal_seconds: Count = 120  # before the time is up, the run saves a checkpoint and is queued again
+    # before the time is up, the run saves a checkpoint and is queued again; sbatch takes no more
+    signal_seconds: Annotated[int, Field(ge=10, le=65_535)] = 120
 
 
 class TaskDefinition(Section):

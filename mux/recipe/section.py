@@ -14,6 +14,7 @@ Length = Annotated[int, Field(ge=8, le=LIMIT)]  # of a row, in tokens
 Rate = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average: 1 would never move
 Beside = Annotated[float, Field(ge=0, lt=1)]  # share of a loss beside another, which does not vanish
+Seconds = Annotated[float, Field(ge=5, le=2_592_000)]  # of patience, up to 30 days: less ends every run at once
 Positive = Annotated[float, Field(gt=0)]
 
 # TOML arrays become tuples; their items stay strict.

@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from mux.recipe.refusal import Finding
 from mux.recipe.schema import SlurmSection
 
-MOST_SIGNAL_SECONDS = 65_535  # sbatch's own limit
 MOST_TIME_LETTERS = 20  # millions of years
 
 
 def findings(slurm: SlurmSection) -> Iterator[Finding]:
     """Everything that does not hold in a section of valid types."""
-    if slurm.signal_seconds > MOST_SIGNAL_SECONDS:
-        yield Finding(("slurm", "signal_seconds"), f"{slurm.signal_seconds:,} is more than {MOST_SIGNAL_SECONDS:,}")
     if len(slurm.time) > MOST_TIME_LETTERS:
         yield Finding(("slurm", "time"), "is longer than any machine lives", 'such as time = "1-00:00:00", a day')
     elif 0 < seconds(slurm.time) <= slurm.signal_seconds:

@@ -12,6 +12,7 @@ from mux.recipe.positions import Path
 
 _BARE = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _SHOWN_PARTS, _SHOWN_LETTERS = 8, 60  # of a key or value that nobody wants to read whole
+_COMPARED = 300  # options; comparing with more takes long
 
 
 def dotted(path: Path) -> str:
@@ -66,10 +67,12 @@ def reason(error: Exception) -> str:
 
 
 def nearest(word: Any, options: Iterable[str]) -> str | None:
-    """The option most like a misspelt word, if one is like it."""
+    """The option most like a misspelt word, if one is like it and there are not too many."""
     if not isinstance(word, str) or len(word) > 100:
         return None
     by_lower = {option.lower(): option for option in options}
+    if len(by_lower) > _COMPARED:
+        return None
     found = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.66)
     return by_lower[found[0]] if found else None
 

@@ -80,6 +80,7 @@ class Stage(Entry):
     accuracy: Number = None
     retrieval_rate: Number = None
     curve: Curve = Curve()
+    profile: dict[String, Number] = Field(default_factory=dict)  # part of a step -> seconds
     tasks: dict[String, Scores] = Field(default_factory=dict)
     copies: dict[String, Evaluated] = Field(default_factory=dict)
     compositions: dict[String, Evaluated] = Field(default_factory=dict)

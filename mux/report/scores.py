@@ -114,6 +114,7 @@ class Scores(Part):
     steps: Natural = None  # and what follows: of a fine-tuned model
     training_loss: Number = None
     curve: Curve = Curve()
+    profile: dict[String, Number] = {}
     seeds: dict[String, Number] = {}
     chosen: Choice = Choice()
     search: list[Any] = []

@@ -22,13 +22,15 @@ from mux.report.sections import (
     muxology,
     overview,
     pareto,
+    profile,
     throughput,
 )
 from mux.report.tables import escaped
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section], ...] = (
     overview.section, pareto.section, against_paper.section, ensembling.section, composition.section,
-    throughput.section, muxology.section, curves.section, diagnostics.section,
+    throughput.section, muxology.section, curves.section, profile.section,
+    diagnostics.section,
 )
 HERE = Path(__file__).parent
 PAGE, MARKDOWN, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"

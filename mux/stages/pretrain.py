@@ -23,7 +23,7 @@ from mux.stages.context import Context
 from mux.stages.loading import config_of, load_model
 from mux.stages.model_folder import save_model
 from mux.stages.sources import source_folder
-from mux.stages.training import identity, limits, resume, save_memory
+from mux.stages.training import identity, limits, profiling, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
@@ -58,6 +58,7 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
     checkpoints = Checkpoints(context.run.checkpoints(stage.id), context.ranks, identity(context, stage.id),
                               stage.keep_checkpoints, stage.keep_every)
     again = functools.partial(resume, context, checkpoints, engine, stage.id)
+    result: dict[str, Any] = {}
     position = again()
     if position.step:
         context.start(plan, stage.steps, position.step)
@@ -65,12 +66,13 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
         Training(stage=stage.id, steps=stage.steps, batches=CorpusBatches(corpus, questions, N, stage.seed, share),
                  objective=objective, schedule=Schedule(stage.learning_rate, stage.warmup_steps, stage.steps),
                  groups=plan.batch, N=N, seed=stage.seed, log_every=stage.log_every, save_every=stage.save_every,
-                 limits=limits(context)),
+                 limits=limits(context),
+                 profile=profiling(context, stage.id, context.run.stage(stage.id) / "profile", result)),
         engine, context.ranks, checkpoints, position, again, context.say, context.stop, context.moved)
     folder = context.run.model(stage.id)
     save_model(context, engine, folder, stage.id, folder, training_texts(context.plan, stage.id))
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
-    result: dict[str, Any] = {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
+    result |= {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
     result |= held_out(context, engine, objective, questions, plan.micro_batch)
     result |= {"retrieval_rate": retrieval_rate, "curve": end.curve.columns()}
     if last := end.last:

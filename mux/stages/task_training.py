@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mux.run import Point, StagePlan, TrainingPlan, write_json
 from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
 from mux.stages.model_folder import save_model
-from mux.stages.training import identity, limits, resume, save_memory
+from mux.stages.training import identity, limits, profiling, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Position, Training, seed_of, train
@@ -67,8 +67,10 @@ def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material
     position = again()
     context.say(TrainingStarted(stage=stage.id, training=training.name, task=task.name, steps=training.steps,
                                 from_step=position.step))
-    end = train(values(context, stage, training, material, engine), engine, context.ranks, checkpoints, position, again,
-                context.say, context.stop, context.moved)
+    profile: dict[str, Any] = {}
+    recorded = profiling(context, stage.id, context.run.stage(stage.id) / "profile" / training.name, profile)
+    end = train(replace(values(context, stage, training, material, engine), profile=recorded), engine, context.ranks,
+                checkpoints, position, again, context.say, context.stop, context.moved)
     record = context.run.predictions(stage.id, training.name)
     evaluate = functools.partial(_scores, context, stage, engine, N)
     scores = evaluate(material.evaluation, f"evaluating {task.name}", record)
@@ -79,7 +81,7 @@ def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material
     engine.close()
     seconds = round(time.monotonic() - started, 2)
     write_json(context.run.training_result(stage.id, training.name), {
-        "training": training.model_dump(), "scores": scores, "about": about(task, material, training, end),
+        "training": training.model_dump(), "scores": scores, "about": about(task, material, training, end) | profile,
         "choice": {"on": material.choice_on, "mean": choice["mean"], "std": choice["std"]}, "seconds": seconds})
     shutil.rmtree(checkpoints.folder)  # a finished training is never gone on with
     context.say(TrainingDone(stage=stage.id, training=training.name, task=task.name, metric=choice["metric"],

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 from transformers import PreTrainedModel
 
 from mux.event import Notice
-from mux.manifest import Identity, folder_name
-from mux.resizing import in_words, must_be_converted
+from mux.manifest import Identity, folder_name, must_be_converted, resized
 from mux.stages.context import Context
-from mux.stages.resizing import load_resized
+from mux.stages.conversion import load_resized
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.health import Limits
 from mux.train.loop import Position
+from mux.train.profile import Profile, Table
 
 
 def identity(context: Context, training: str) -> Identity:
@@ -39,8 +44,23 @@ def resume(context: Context, checkpoints: Checkpoints, engine: Engine, stage_id:
     else:
         engine.load(checkpoints.folder, folder_name(manifest.step))
     if there != here:
-        context.say(Notice(text=f"goes on from step {manifest.step}, {in_words(there, here)}", stage=stage_id))
+        context.say(Notice(text=f"goes on from step {manifest.step}, {resized(there, here)}", stage=stage_id))
     return Position.from_progress(manifest.step, manifest.progress)
+
+
+def profiling(context: Context, stage_id: str, folder: Path, result: dict[str, Any]) -> Callable[[], Profile] | None:
+    """What begins the recording of a few steps, if the recipe asks for it and this is the first rank. The trace goes to
+    `folder`, the table to `result`."""
+    def done(table: Table, trace: Path) -> None:
+        result["profile"] = table
+        whole = sum(table.values())
+        shares = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in
+                           sorted(table.items(), key=lambda row: -row[1]) if whole and seconds / whole >= 0.01)
+        context.say(Notice(text=f"a step takes {whole:.3f} s: {shares}; {trace} opens in ui.perfetto.dev",
+                           stage=stage_id))
+
+    asked = context.recipe.engine.profile and context.ranks.first
+    return partial(Profile, folder, context.ranks.device, done) if asked else None
 
 
 def save_memory(context: Context, model: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ hashes before anything is unpickled and falls back to the newest valid checkpoin
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -19,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mux import manifest as manifests
-from mux.manifest import LATEST, FileEntry, Identity, InvalidCheckpoint, Manifest, folder_name
-from mux.resizing import obstacle
+from mux.manifest import LATEST, FileEntry, Identity, InvalidCheckpoint, Manifest, folder_name, obstacle
 from mux.run import read_json, write_json, write_text
 from mux.train.engine import Engine, Ranks
 from mux.train.snapshot import Snapshot
@@ -94,13 +94,9 @@ class Checkpoints:
 
     def _remains(self) -> str | None:
         """What `latest` names, else the newest folder that has a checkpoint's name: committed or not."""
-        try:
-            return (self.folder / LATEST).read_text(errors="replace").strip()[:100]
-        except FileNotFoundError:
-            left = (path.name for path in self.folder.glob("step_*") if path.suffix != ".part")
-            return max(left, default=None)
-        except OSError as error:
-            raise InvalidCheckpoint(f"{self.folder / LATEST} cannot be read: {error.strerror}; remove it") from None
+        named = manifests.pointed(self.folder)
+        left = (path.name for path in self.folder.glob("step_*") if path.suffix != ".part")
+        return max(left, default=None) if named is None else named
 
     # --- saving -------------------------------------------------------------------------------------------------
     def _make_part(self, step: int, bytes_needed: int) -> Path:
@@ -242,9 +238,11 @@ def _share(rank: int) -> str:
 
 def _failure(place: Path, error: OSError) -> str:
     """One line: what could not be written, why, how much room there is, and what to do."""
+    full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)  # None: it was seen before anything was written
+    way_out = "make room, or let fewer stay (keep_checkpoints)" if full else "mend that"
     free = shutil.disk_usage(next(folder for folder in place.parents if folder.exists())).free
     return (f"the checkpoint {error.filename or place} cannot be written: {error.strerror or error}; {free:,} bytes "
-            "are free. Those before it are whole: make room, or let fewer stay (keep_checkpoints), and start again")
+            f"are free. Those before it are whole: {way_out}, and start again")
 
 
 def _in_background(work: Callable[[], None]) -> Future[None]:

@@ -27,7 +27,7 @@ class Ranks:
     """All processes of a job. Control values travel on the CPU (gloo), beside the gradients."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        """Join the processes that `deepspeed.launcher.launch` started, as its environment variables say."""
+        """Join the processes that `launcher.agent` started, as its environment variables say."""
         timeout = timedelta(seconds=timeout_seconds)
         # ZeRO makes sub-groups of its own, which take this default and not init_distributed's argument.
         dist.distributed_c10d.default_pg_timeout = timeout

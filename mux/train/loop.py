@@ -6,8 +6,9 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from mux import manifest as manifests
 from mux.event import CheckpointSaved, Event, RolledBack, StepDone
 from mux.journal import decode, encode
+from mux.model.parts import part
 from mux.trace import Curve
 from mux.train.checkpoint import Checkpoints, Saved
 from mux.train.engine import Engine, Ranks, Step
 from mux.train.health import Health, Limits, LossError
 from mux.train.interval import Interval
 from mux.train.objective import Batch, Objective
+from mux.train.profile import Profile
 from mux.train.schedule import Schedule
 
 
@@ -54,6 +57,7 @@ class Training:
     task: str | None = None
     name: str | None = None  # of a training of a fine-tuning stage, which has several
     limits: Limits = field(default_factory=Limits)
+    profile: Callable[[], Profile] | None = None  # begins one; None: this rank's steps are not recorded
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoin
     interval = Interval.from_json(position.interval, ranks) if position.interval else Interval()
     first_step, shift = position.step, position.shift
     saved_at = first_step if first_step > 0 else None
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader, profiled(training) as stepped:
         prepare = functools.partial(ready, training, ranks)
         ahead = loader.submit(prepare, first_step + shift) if first_step < training.steps else None
         for step in range(first_step, training.steps):
@@ -146,11 +150,13 @@ def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoin
             assert ahead is not None
             moved(step)
             checkpoints.check()
-            micro_batches = ahead.result()
+            with part("data"):
+                micro_batches = ahead.result()
             ahead = loader.submit(prepare, step + 1 + shift) if step + 1 < training.steps else None
             interval.data += time.monotonic() - waited
 
-            stop, totals = agree(micro_batches, ranks, stop_requested())
+            with part("agreement"):
+                stop, totals = agree(micro_batches, ranks, stop_requested())
             if stop:
                 if step != saved_at:
                     refuse_nan(engine, ranks, interval, step, saving=True)
@@ -176,10 +182,25 @@ def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoin
                 interval = Interval()
             if saving:
                 position = replace(position, interval=interval.to_json(ranks))
-                interval.save += save(checkpoints, engine, training, position, log)
+                with part("save"):
+                    interval.save += save(checkpoints, engine, training, position, log)
                 saved_at = done
+            stepped()
     checkpoints.wait()
     return position
+
+
+@contextmanager
+def profiled(training: Training) -> Iterator[Callable[[], None]]:
+    """What is to be told that a step is over."""
+    if training.profile is None:
+        yield lambda: None
+        return
+    profile = training.profile()
+    try:
+        yield profile.step
+    finally:
+        profile.close()
 
 
 def ready(training: Training, ranks: Ranks, index: int) -> list[MicroBatch]:
@@ -206,14 +227,17 @@ def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batch
         torch.manual_seed(seed_of(training.seed, training.stage, training.task, step + shift, first_group))
         interval.tokens += one.tokens
         batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in one.tensors.items()}
-        parts = training.objective(engine.forward, batch, one.counted)
+        with part("rest of the forward pass"):
+            parts = training.objective(engine.forward, batch, one.counted)
         loss = torch.zeros((), device=ranks.device)
-        for name, part in parts.items():
-            share = part.count / max(totals[name], 1.0) * ranks.size * engine.accumulation
-            loss = loss + training.objective.weights[name] * share * part.loss
-            interval.add(name, part.loss.detach().float() * part.count, part.correct)
-        engine.backward(loss)
-        outcome = engine.step(training.schedule(step))
+        for name, answer in parts.items():
+            share = answer.count / max(totals[name], 1.0) * ranks.size * engine.accumulation
+            loss = loss + training.objective.weights[name] * share * answer.loss
+            interval.add(name, answer.loss.detach().float() * answer.count, answer.correct)
+        with part("backward pass"):
+            engine.backward(loss)
+        with part("optimizer"):
+            outcome = engine.step(training.schedule(step))
     interval.add_step(totals)
     assert outcome is not None
     return outcome

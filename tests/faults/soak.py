@@ -28,8 +28,8 @@ PAUSE_SECONDS = (20.0, 40.0)
 PROBED_STEPS = 300
 SHARE = 0.35  # of the time that goes into steps which stay: the rest are starts, and steps that are lost
 FAULTS = (  # (whom, signal)
-    ("rank", signal.SIGKILL), ("rank", signal.SIGSTOP), ("rank", signal.SIGTERM), ("node", signal.SIGKILL),
-    ("agent", signal.SIGKILL), ("launcher", signal.SIGKILL), ("launcher", signal.SIGTERM), ("all", signal.SIGKILL),
+    ("rank", signal.SIGKILL), ("rank", signal.SIGSTOP), ("rank", signal.SIGTERM), ("agent", signal.SIGKILL),
+    ("agent", signal.SIGSTOP), ("launcher", signal.SIGKILL), ("launcher", signal.SIGTERM), ("all", signal.SIGKILL),
 )
 
 

@@ -30,11 +30,8 @@ def disk(tmp_path):
 
 
 @pytest.fixture
-def run(disk, cache):
-    made = Run(disk / "run", cache)
-    yield made
-    for process in made.processes():
-        process.kill()
+def place(disk) -> Path:
+    return disk
 
 
 def fill_bytes(disk: Path) -> list[Path]:

@@ -16,8 +16,7 @@ def in_a_step(run: Run, process) -> None:
 
 
 @pytest.mark.parametrize("whom", [
-    "agent", "launcher", pytest.param("rank", marks=pytest.mark.thorough),
-    pytest.param("node", marks=pytest.mark.thorough)])
+    "agent", "launcher", pytest.param("rank", marks=pytest.mark.thorough)])
 def test_kill(run: Run, undisturbed, whom: str) -> None:
     """Not exit status 0, nothing left after 10 s, and the next start ends in the losses of an undisturbed run."""
     process = run.start(recipe=ALONE)
@@ -49,12 +48,13 @@ def test_kill_everything(run: Run, undisturbed, zero_stage: int) -> None:
 
 
 def test_restarts_as_often_as_the_recipe_says(run: Run, undisturbed) -> None:
-    """SIGTERM to the surviving rank, from its node's launcher, must not count as a stop that someone asked for."""
+    """The end of the surviving rank, which its agent sees to, must not count as a stop that someone asked for."""
     process = run.start("--set=cluster.max_restarts=1", recipe=ALONE)
     in_a_step(run, process)
     run.ranks()[1].kill()
     assert process.wait(timeout=120) == 0, run.output()
     assert [event["attempt"] for event in run.events("JobStarted")] == [1, 2]
     assert [(event["kind"], event["by"]) for event in run.events("JobFailed")] == [("killed", 1)]
+    assert [(event["rank"], event["code"]) for event in run.events("RankEnded")][:1] == [(1, -signal.SIGKILL)]
     assert [(event["failures"], event["most"]) for event in run.events("Restarting")] == [(1, 1)]
     assert run.losses("pretrain") == undisturbed()

@@ -20,8 +20,9 @@ def test_nan_stops(run: Run) -> None:
 
 @pytest.mark.thorough
 def test_nan_rolls_back_until_it_is_enough(run: Run) -> None:
-    done = run.launch(*DIVERGING, '--set=health.policy="rollback"', "--set=health.rollbacks=2", recipe=ALONE)
-    assert done.returncode == 1, done.stdout
+    done = run.launch(*DIVERGING, '--set=health.policy="rollback"', "--set=health.rollbacks=2",
+                      "--set=cluster.max_restarts=3", recipe=ALONE)
+    assert done.returncode == 1 and len(run.events("JobStarted")) == 1, done.stdout
     assert [event["rollbacks"] for event in run.events("RolledBack")] == [1, 2]
     assert [event["kind"] for event in run.events("JobFailed")] == ["loss"]
 

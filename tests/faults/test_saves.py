@@ -83,7 +83,6 @@ def whole(tmp_path_factory, cache):
     pytest.param("in mid-write", "agent", marks=thorough),
     pytest.param("in mid-write", "launcher", marks=thorough),
     pytest.param("between shards and manifest", "rank", marks=thorough),
-    pytest.param("between shards and manifest", "node", marks=thorough),
 ])
 def test_kill(run: Run, whole, moment, whom):
     is_it, folder = MOMENTS[moment], run.path / "pretrain" / "checkpoints"

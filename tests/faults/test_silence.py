@@ -37,6 +37,23 @@ def test_without_restarts_the_run_ends(run: Run) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.fault("SIGSTOP of an agent")
+@pytest.mark.parametrize("rank_too", [False, True])
+def test_a_stopped_agent(run: Run, undisturbed, rank_too: bool) -> None:
+    """Its ranks go on without it, and are ended in its place; so they are if one of them is killed, which it cannot
+    tell."""
+    process = run.start(SOON, "--set=cluster.max_restarts=1", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
+    run.parts()["agent"][0].suspend()
+    if rank_too:
+        run.ranks()[1].kill()
+    assert process.wait(timeout=200) == 0, run.output()
+    assert [(event["kind"], event["by"]) for event in run.events("JobFailed")] == [("silent", 1)] * rank_too
+    assert run.losses("pretrain") == undisturbed()
+    gone_within(run, 10)
+
+
+@pytest.mark.thorough
 @pytest.mark.fault("SIGSTOP of a rank")
 def test_a_stop_that_a_rank_cannot_hear(run: Run) -> None:
     """Ctrl-C of a run with a stopped rank: it cannot save, and says so instead of waiting."""

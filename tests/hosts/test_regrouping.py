@@ -22,12 +22,8 @@ def quiet(tmp_path, cache) -> Run:
 
 
 @pytest.fixture
-def run(whole, tmp_path, cache):
-    made = Run(tmp_path / "run", cache)
-    made.environment |= whole.environment | {"OMP_NUM_THREADS": "1"}
-    yield made
-    for process in made.processes():
-        process.kill()
+def variables(whole) -> dict[str, str]:
+    return whole.environment | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.fault("link of a host down")

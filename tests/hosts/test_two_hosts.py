@@ -20,13 +20,14 @@ HOSTILE = "$(touch {0}/a) `touch {0}/b` '; touch {0}/c; ' \" && touch {0}/d #\n 
 
 
 @pytest.fixture
-def spread(whole, tmp_path, cache):
+def variables(whole) -> dict[str, str]:
+    return whole.environment | ONE_THREAD
+
+
+@pytest.fixture
+def spread(run) -> Run:
     """A run over both hosts."""
-    made = Run(tmp_path / "run", cache)
-    made.environment |= whole.environment | ONE_THREAD
-    yield made
-    for process in made.processes():
-        process.kill()
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_nothing_that_is_said_is_a_command(whole, cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.fault("SIGKILL on two hosts")
-@pytest.mark.parametrize("victim", ["launcher", "agent", pytest.param("node", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("victim", ["launcher", "agent", pytest.param("rank", marks=pytest.mark.thorough)])
 def test_no_process_outlives_a_killed_one(whole, spread, victim):
     process = spread.start(*on_hosts(whole, *LONG))
     under_way(spread, process)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from launcher import agent
+from mux.journal import decode
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -129,23 +131,89 @@ def test_the_kernel_ends_the_command_with_its_agent(start):
     os.kill(rank, signal.SIGKILL)  # a real one asks for the same: mux.rank
 
 
-def test_a_lost_rank_ends_the_others_that_wait_for_it(start):
-    process = start("""
-import subprocess, sys, time
-ranks = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2)]
-print(*(rank.pid for rank in ranks), flush=True)
+@pytest.mark.parametrize(("end", "code", "told"), [("os.kill(os.getpid(), 9)", 137, -9), ("os._exit(3)", 3, 3),
+                                                   ("os._exit(98)", 97, 98), ("os._exit(0)", 137, None)])
+def test_a_rank_that_has_ended_ends_the_others_that_wait_for_it(start, tmp_path, end, code, told):
+    """They are not asked to stop: nobody has asked for that."""
+    process = start(f"""
+import os, pathlib, signal, time
+here = pathlib.Path({str(tmp_path)!r})
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+if os.environ["RANK"] == "5":
+    while len(list(here.iterdir())) < 2:
+        time.sleep(0.01)
+    {end}
+os.write(1, f"pid {{os.getpid()}}\\n".encode())
+(here / os.environ["RANK"]).touch()
 time.sleep(600)
-""", LAST_WORDS_SECONDS=0.5, RANKS_SECONDS=0.0)
-    pids = family(process)
-    looks = psutil.Process(process.pid).num_ctx_switches().voluntary
-    while psutil.Process(process.pid).num_ctx_switches().voluntary < looks + 3:  # it waits between looks
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(pids[0], signal.SIGKILL)
-    assert process.wait(20) == 143 and gone(pids, 0.5)
+""", "--devices", "0,1,2", "--first-rank", "4", LAST_WORDS_SECONDS=0.5)
+    assert process.wait(20) == code
+    said = process.stdout.read().splitlines()
+    pids = [int(line.split()[1]) for line in said if line.startswith("pid ")]
+    assert len(pids) == 2 and gone(pids, 0.5)
+    events = [event for line in said if (event := decode(line)) is not None]
+    assert [(event.rank, event.code) for event in events] == ([(5, told)] if told is not None else [])
+    assert len(said) == 2 + len(events)
 
 
-def test_what_the_head_leaves_behind_ends_with_it(start):
+def test_the_code_is_that_of_the_first_that_ended_badly(start, tmp_path):
+    """Rank 0 and the one that ended well do not count."""
+    process = start(f"""
+import os, pathlib, time
+first = pathlib.Path({str(tmp_path)!r}, "first")
+match os.environ["RANK"]:
+    case "0":
+        while not first.exists():
+            time.sleep(0.01)
+        while int(first.read_text() or 0) and pathlib.Path("/proc", first.read_text()).exists():
+            time.sleep(0.01)
+        os._exit(1)
+    case "1":
+        os._exit(0)
+    case "2":
+        first.write_text(str(os.getpid()))
+        os._exit(7)
+""", "--devices", "0,1,2")
+    assert process.wait(20) == 7
+    events = [event for line in process.stdout if (event := decode(line)) is not None]
+    assert [(event.rank, event.code) for event in events] == [(2, 7), (0, 1)]
+
+
+def test_a_signal_reaches_every_rank(start):
+    process = start("""
+import os, signal, time
+def leave(*_):
+    os.write(1, b"saved\\n")
+    os._exit(0)
+signal.signal(signal.SIGTERM, leave)
+os.write(1, b"ready\\n")
+time.sleep(600)
+""", "--devices", "0,1")
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0 and process.stdout.read() == "saved\n" * 2
+
+
+def test_the_kernel_ends_every_rank_with_its_agent(start):
+    process = start("import os, time; os.write(1, f'{os.getpid()}\\n'.encode()); time.sleep(600)", "--devices", "0,1")
+    pids = [int(process.stdout.readline()) for _ in range(2)]
+    process.kill()
+    assert gone(pids)
+
+
+def test_a_port_that_somebody_has(start):
+    """Nothing is started where rank 0 is to be; the other hosts only meet there."""
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        port = str(holder.getsockname()[1])
+        process = start("print('started')", "--devices", "0", "--port", port)
+        assert process.wait(20) == agent.PORT_TAKEN
+        assert process.stdout.read() == f"port {port} is taken on {socket.gethostname()}\n"
+        process = start("print('started')", "--devices", "0", "--port", port, "--first-rank", "1")
+        assert process.wait(20) == 0 and process.stdout.read() == "started\n"
+
+
+def test_what_a_command_leaves_behind_ends_with_it(start):
     process = start(FAMILY.removesuffix("time.sleep(600)\n") + "exit(5)\n")
     pids = family(process)
     assert process.wait(20) == 5 and gone(pids, 0.5)

@@ -27,7 +27,7 @@ def test_dry_run(recipe, hostfile, monkeypatch, tmp_path):
         overrides = tuple(f"stages.{stage}.batch=64" for stage in stages)  # 16 groups for 64 devices
     text = start.preview(start.Request(recipe, hostfile, overrides, None, None, "auto", False))
     assert f"{recipe.stem}: dry run, nothing was started" in text
-    assert "deepspeed.launcher.launch" in text
+    assert "launcher.agent" in text and "mux.worker" in text
     assert ("ZeRO" in text and "groups = " in text) == (recipe.stem != "throughput_table")
     assert not list(tmp_path.iterdir())  # nothing was written
 

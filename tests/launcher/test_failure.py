@@ -14,25 +14,26 @@ SSH = "ssh: connect to host b port 22: No route to host"
 
 
 def said(rank: int, error: str, kind: str = "error") -> RankFailed:
-    return RankFailed(host="a" if rank < 2 else "b", rank=rank, error=error, kind=kind, input_at_fault=kind == "input")
+    return RankFailed(host="a" if rank < 2 else "b", rank=rank, error=error, kind=kind)
 
 
 @pytest.mark.parametrize(("failed", "mute", "host", "remote", "code", "kind", "by", "words"), [
-    ([said(0, PEER), said(1, "it is not text", "input")], [], "a", False, 1, "input", 1, "it is not text"),
-    ([said(0, PEER), said(1, "nan at step 3", "loss")], [("b", 2)], "a", False, 1, "loss", 1, "nan at step 3"),
-    ([said(0, PEER), said(1, "OutOfMemoryError: x")], [("a", 0)], "a", False, 1, "rank", 1, "OutOfMemoryError"),
-    ([said(0, PEER)], [("a", 1)], "a", False, 247, "killed", 1, "without a word (SIGKILL)"),
-    ([], [("a", 0), ("a", 1)], "a", False, 137, "killed", 0, "ranks 0, 1 on a ended without a word (SIGKILL)"),
-    ([said(0, PEER), said(1, PEER)], [], "a", False, 1, "rank", 0, "closed by peer"),
-    ([said(0, PEER)], [("b", 2)], "b", True, 255, "host", None, f"b is out of reach: {SSH}"),
-    ([said(0, PEER)], [("b", 2)], "b", True, 254, "killed", 2, "rank 2 on b ended without a word"),
-    ([], [("a", 0)], "a", False, -9, "host", None, "the process that holds the ranks on a was killed (SIGKILL)"),
-    ([], [], "a", False, 0, "processes", None, "ended without finishing their stages"),
-    ([], [], "a", False, 3, "processes", None, f"exit code 3: {SSH}"),
+    ([said(0, PEER), said(1, "it is not text", "input")], {}, "a", False, 1, "input", 1, "it is not text"),
+    ([said(0, PEER), said(1, "nan at step 3", "loss")], {("b", 2): -9}, "a", False, 1, "loss", 1, "nan at step 3"),
+    ([said(0, PEER), said(1, "OutOfMemoryError: x")], {("a", 0): -6}, "a", False, 1, "rank", 1, "OutOfMemoryError"),
+    ([said(0, PEER)], {("a", 1): -9}, "a", False, 137, "killed", 1, "without a word (SIGKILL)"),
+    ([], {("b", 2): -9, ("a", 1): -6}, "a", False, 134, "killed", 2, "rank 2 on b ended without a word (SIGKILL)"),
+    ([said(0, PEER), said(1, PEER)], {}, "a", False, 1, "rank", 0, "closed by peer"),
+    ([said(0, PEER)], {("b", 2): 1}, "b", True, 255, "host", None, f"b is out of reach: {SSH}"),
+    ([said(0, PEER)], {("b", 2): 3}, "b", True, 3, "killed", 2, "rank 2 on b ended without a word (exit code 3)"),
+    ([], {}, "a", False, -9, "host", None, "the process that holds the ranks on a was killed (SIGKILL)"),
+    ([], {}, "a", False, 0, "processes", None, "ended without finishing their stages"),
+    ([], {}, "a", False, 3, "processes", None, f"exit code 3: {SSH}"),
 ])
 def test_judgement(failed, mute, host, remote, code, kind, by, words) -> None:
     failure = of_end(Ended(RUN, failed, mute, host, remote, code, SSH))
-    assert (failure.kind, failure.rank, failure.code) == (kind, by, code) and words in failure.text
+    assert (failure.kind, failure.rank) == (kind, by) and words in failure.text
+    assert failure.code == (next(iter(mute.values())) if kind == "killed" else code)  # the process's own, where known
     if by is not None:
         place = "a" if by < 2 else "b"
         assert failure.host == place and str(RUN.rank_log(place, by)) in failure.text
@@ -61,6 +62,6 @@ def test_a_stall_that_no_rank_stands_out_in(places) -> None:
 
 
 @pytest.mark.parametrize(("code", "name"), [
-    (-9, "SIGKILL"), (247, "SIGKILL"), (137, "SIGKILL"), (143, "SIGTERM"), (1, "exit code 1"), (3, "exit code 3")])
+    (-9, "SIGKILL"), (255, "exit code 255"), (137, "SIGKILL"), (143, "SIGTERM"), (1, "exit code 1")])
 def test_names_of_codes(code, name) -> None:
     assert signal_name(code) == name

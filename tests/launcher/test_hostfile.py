@@ -117,6 +117,7 @@ def test_shipped_hostfiles():
     ("a slots=8\u2028", r"found 'a slots=8\u2028'"),
     ("good slots=8", "host good is already on line 2"),
     ("GOOD slots=4", "host GOOD is already on line 2"),
+    ("Good. slots=4", "host Good. is already on line 2"),
 ])
 def test_refuses_a_bad_line_and_names_it(tmp_path, line, wrong):
     path = written(tmp_path, f"# comment\ngood slots=8\n{line}\n")

@@ -81,13 +81,3 @@ def test_long_work_that_reports_is_no_standstill() -> None:
         watch.wait(10, beat(0), beat(1))
         watch.wait(1, Progress(host="a", rank=0, stage=None, what="tokenising", done=done, total=20))
     assert watch.liveness.stalled() is None
-
-
-def test_who_fell_silent_first() -> None:
-    watch = started()
-    watch.wait(5, beat(0))
-    assert watch.liveness.mute(RANKS) == RANKS, "too close to tell"
-    watch.wait(1, beat(0))
-    assert watch.liveness.mute(RANKS) == [("b", 1)]
-    assert watch.liveness.mute([]) == []
-    assert Watch().liveness.mute(RANKS) == [], "they had not started"

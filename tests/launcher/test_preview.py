@@ -80,7 +80,7 @@ def test_all_commands_are_the_ones_that_are_started():
                 for line in (f"job {job.id}:", *map(shlex.join, process.host_commands(planned, job, None)))]
     assert lines == expected
     assert len(lines) == 9 + 2 * len(planned.stage("finetune").trainings) + 2
-    assert all(line.startswith("ssh ") and "--master_port=PORT" in line for line in lines[1:9])
+    assert all(line.startswith("ssh ") and "--port=PORT" in line for line in lines[1:9])
 
 
 def test_a_local_command_shows_the_variables_it_is_given():
@@ -88,7 +88,7 @@ def test_a_local_command_shows_the_variables_it_is_given():
     line = section(preview.render(planned, loaded), "Commands").splitlines()[1]
     words = shlex.split(line)
     assert words[0] == "env" and "DS_ACCELERATOR=cpu" in words
-    assert words[-4:] == ["--module", "mux.worker", "/runs/quickstart", "0"]
+    assert words[-4:] == ["-m", "mux.worker", "/runs/quickstart", "0"]
 
 
 def test_nothing_secret_is_printed(monkeypatch):

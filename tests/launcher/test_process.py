@@ -1,21 +1,20 @@
-"""The commands that start a host's ranks; the real processes are in test_runs.py."""
+"""The commands that start a host's ranks, and the processes that they become; whole runs are in test_runs.py."""
 
-import base64
-import json
 import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from launcher import hostfile, plan, process
+from launcher import agent, hostfile, plan, process
 from mux.recipe import load
-from mux.run import Host
+from mux.run import Host, RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,16 +26,37 @@ def planned(monkeypatch):
     return plan.make(load(ROOT / "recipes" / "bert_large_n2.toml"), cluster, Path("runs/x y;z"))
 
 
-def world(argv):
-    (encoded,) = [word.split("=", 1)[1] for word in argv if word.startswith("--world_info=")]
-    return json.loads(base64.urlsafe_b64decode(encoded))
+def words_of(argv: list[str]) -> list[str]:
+    """The agent's words behind an ssh."""
+    words = shlex.split(argv[-1])
+    return words[words.index("launcher.agent") + 1 :]
+
+
+def places(words: list[str]) -> list[dict[str, str]]:
+    """What the ranks that an agent starts find in their environment."""
+    return agent.places(agent.arguments(words)[0])
 
 
 def test_one_command_a_host(planned):
-    argv = process.node_command(planned, planned.jobs[0], 3, "a100-01", 12345)
-    assert world(argv) == {f"a100-0{i}": list(range(8)) for i in range(1, 9)}
-    assert "--node_rank=3" in argv and "--master_port=12345" in argv
-    assert argv[-4:] == ["--module", "mux.worker", planned.directory, "0"]
+    hosts = [words_of(argv) for argv in process.host_commands(planned, planned.jobs[0], 12345)]
+    assert len(hosts) == 8
+    ranks = [rank for words in hosts for rank in places(words)]
+    assert [rank["RANK"] for rank in ranks] == [str(rank) for rank in range(64)]
+    assert [rank["LOCAL_RANK"] for rank in ranks] == [str(rank % 8) for rank in range(64)]
+    shared = {"MASTER_ADDR": "a100-01", "MASTER_PORT": "12345", "WORLD_SIZE": "64", "LOCAL_SIZE": "8",
+              "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    assert all(rank | shared == rank for rank in ranks)
+    assert hosts[3][hosts[3].index("--") + 1 :] == [sys.executable, "-u", "-m", "mux.worker", planned.directory, "0"]
+
+
+def test_hosts_of_different_sizes(planned):
+    hosts = tuple(host.model_copy(update={"slots": slots})
+                  for host, slots in zip(planned.cluster.hosts, (2, 1, 3), strict=False))
+    job = planned.jobs[0].model_copy(update={"hosts": hosts})
+    ranks = [rank for argv in process.host_commands(planned, job, 1) for rank in places(words_of(argv))]
+    assert [(rank["RANK"], rank["LOCAL_RANK"], rank["LOCAL_SIZE"], rank["WORLD_SIZE"]) for rank in ranks] == [
+        ("0", "0", "2", "6"), ("1", "1", "2", "6"), ("2", "0", "1", "6"),
+        ("3", "0", "3", "6"), ("4", "1", "3", "6"), ("5", "2", "3", "6")]
 
 
 def test_no_word_is_left_to_a_remote_shell(planned, monkeypatch):
@@ -76,27 +96,37 @@ def test_the_gpus_that_are_left_to_us_are_the_ones_we_take(planned, monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-abc,7")
     job = planned.jobs[0].model_copy(update={
         "hosts": (planned.jobs[0].hosts[0].model_copy(update={"local": True, "slots": 2}), planned.jobs[0].hosts[1])})
-    argv = process.node_command(planned, job, 0, "a100-01", 1)
-    assert world(argv) == {"a100-01": ["4", "GPU-abc"], "a100-02": list(range(8))}
+    here, there = process.host_commands(planned, job, 1)
+    assert "--devices=4,GPU-abc" in here and "--devices=0,1,2,3,4,5,6,7" in words_of(there)
 
 
 def test_jobs_at_the_same_time_never_meet_at_one_port(planned):
-    """However often they draw, and on whatever host: here on this one, with ports that are taken already."""
-    hosts = {"remote": planned.cluster.hosts[0], "local": Host(name="here", slots=1, local=True)}
-    for host in hosts.values():
-        jobs = [planned.jobs[0].model_copy(update={"hosts": (host,), "first_rank": rank}) for rank in range(64)]
-        drawn = [{process.free_port(planned, job) for _ in range(40)} for job in jobs]
-        assert len(set().union(*drawn)) == sum(map(len, drawn)) > 64 * 20
-        assert all(1024 < port < 32768 for ports in drawn for port in ports)
+    """However often they draw."""
+    jobs = [planned.jobs[0].model_copy(update={"first_rank": rank}) for rank in range(64)]
+    drawn = [{process.draw_port(planned, job) for _ in range(40)} for job in jobs]
+    assert len(set().union(*drawn)) == sum(map(len, drawn)) > 64 * 20
+    assert all(1024 < port < 32768 for ports in drawn for port in ports)
 
 
-def test_a_port_that_is_taken_is_not_drawn(monkeypatch, planned):
-    monkeypatch.setattr(process, "PORTS", 128)  # two for each of 64 devices
-    job = planned.jobs[0].model_copy(update={"hosts": (Host(name="here", slots=1, local=True),), "first_rank": 7})
-    taken = process.free_port(planned, job)
+def test_a_port_that_is_taken_is_no_failure(monkeypatch, planned, tmp_path):
+    """The job starts at another one. Its ranks are of no concern: they find no plan, and end."""
     with socket.socket() as holder:
-        holder.bind(("", taken))
-        assert {process.free_port(planned, job) for _ in range(20)} == {2 * process.FIRST_PORT + 78 - taken}
+        holder.bind(("", 0))
+        drawn = iter([holder.getsockname()[1], process.draw_port(planned, planned.jobs[0])])
+        monkeypatch.setattr(process, "draw_port", lambda *job: next(drawn))
+        run = RunDirectory(tmp_path)
+        run.create()
+        host = Host(name="here", slots=2, local=True)
+        job = planned.jobs[0].model_copy(update={"hosts": (host,)})
+        started = process.JobProcesses(planned.model_copy(update={"directory": str(tmp_path)}), job, run)
+        try:
+            while (code := started.poll()) is None:
+                time.sleep(0.02)
+        finally:
+            started.kill()
+        assert code == 1 and next(drawn, None) is None
+        log = run.node_log("here", job).read_text()
+        assert f"port {holder.getsockname()[1]} is taken" in log and "plan.json" in log
 
 
 def living(process_: subprocess.Popen) -> list[psutil.Process]:

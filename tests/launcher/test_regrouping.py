@@ -1,15 +1,20 @@
 """Which hosts a run goes on with."""
 
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from launcher import plan
+from launcher import dashboard, plan
+from launcher.phase import Outcome, Regroup
 from launcher.regrouping import TooFewHosts, regroup
-from mux.event import HostDropped, Resized
-from mux.recipe import Refusal
-from mux.run import Plan, RunDirectory
+from launcher.supervisor import Supervisor
+from mux.event import Event, HostDropped, Resized, Restarting
+from mux.journal import EventReader
+from mux.recipe import Problem, Refusal
+from mux.run import Cluster, Host, Plan, RunDirectory
 from tests.launcher.test_plan import cluster, planned, recipe
 
 DOWN = ("no route to host", "and more")
@@ -76,3 +81,76 @@ def test_a_recipe_that_fits_no_other_hosts(tmp_path) -> None:
     with pytest.raises(Refusal, match="not a multiple of 2 devices") as refused:
         regrouped(tmp_path, made, "h0", changes=changes)
     assert not isinstance(refused.value, TooFewHosts)
+
+
+# --- a host that comes back with another commit, as ssh and git tell it -----------------------------------------------
+LOCAL = Host(name="localhost", slots=1, local=True)
+THERE = Host(name="there", slots=1)
+GIT = """#!/bin/sh
+case "$*" in *rev-parse*) echo {commit};; esac
+"""
+SSH = """#!/bin/sh
+for last; do :; done
+PATH={tools}:$PATH exec sh -c "$last"
+"""
+OTHER_COMMIT = f"its project is at commit {'b' * 12}, the launcher's at {'a' * 12}"
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def updated(tmp_path, monkeypatch) -> Path:
+    """A folder for a run over this host and one that has another commit by now."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    tool(here, "git", GIT.format(commit="a" * 40))
+    tool(here, "ssh", SSH.format(tools=there))
+    tool(there, "git", GIT.format(commit="b" * 40))
+    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def after_a_failure(folder: Path, *changes: str, replan=None) -> tuple[Supervisor, Outcome, list[Event]]:
+    """What the supervisor makes of a job that has failed and may start again at once."""
+    both = Cluster(hosts=(LOCAL, THERE), device="cpu", source="hosts.txt")
+    make = partial(plan.make, recipe(folder, *changes), directory=folder / "runs" / "case")
+    made, run = make(cluster=both), RunDirectory(folder / "runs" / "case")
+    run.create()
+    run.write_plan(made)
+    supervisor = Supervisor(run, made, dashboard.choose(sys.stdout, True), False,
+                            replan or (lambda cluster: make(cluster=cluster)))
+    outcome, job = Outcome(), made.jobs[0]
+    supervisor._regroup(outcome, Regroup(job, Restarting(job=job.id, seconds=0.0, failures=1, most=3), None))
+    return supervisor, outcome, list(EventReader(run.events).read())
+
+
+@pytest.mark.processes
+def test_it_is_left_out_where_the_recipe_allows_that(updated) -> None:
+    supervisor, outcome, events = after_a_failure(updated, "cluster.min_hosts=1")
+    assert outcome.failed is None and supervisor.plan.cluster.hosts == (LOCAL,)
+    assert supervisor.run.read_plan() == supervisor.plan
+    dropped, _ = events
+    assert isinstance(dropped, HostDropped) and (dropped.name, dropped.reason) == ("there", OTHER_COMMIT)
+
+
+@pytest.mark.processes
+def test_it_ends_the_run_where_all_are_needed(updated) -> None:
+    """As soon as no further start is allowed; until then somebody may set it right."""
+    supervisor, outcome, events = after_a_failure(updated)
+    assert outcome.failed is not None and outcome.failed.kind == "host"
+    assert outcome.failed.text == f"1 of 2 hosts are well, 2 are needed: there: {OTHER_COMMIT}"
+    assert supervisor.plan.cluster.hosts == (LOCAL, THERE) and events == []
+
+
+@pytest.mark.processes
+def test_a_plan_that_is_refused_ends_the_run_whatever_may_start_again(updated) -> None:
+    def refused(cluster: Cluster) -> Plan:
+        raise Refusal(Problem("the recipe fits no single host"))
+
+    changes = ("cluster.min_hosts=1", "cluster.max_restarts=3")
+    supervisor, outcome, events = after_a_failure(updated, *changes, replan=refused)
+    assert outcome.failed is not None and outcome.failed.text == "the recipe fits no single host"
+    assert supervisor.plan.cluster.hosts == (LOCAL, THERE) and events == []

@@ -1,9 +1,11 @@
 """`mux runs verify`, `mux runs diff` and `mux export --checkpoint` on real runs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,11 @@ def other_stage(folder):
         shutil.copy(path, folder.parent / "step_00000006" / path.name)
 
 
+def latest_as(make: Callable[[Path], None], folder: Path) -> None:
+    (folder.parent / "latest").unlink()
+    make(folder.parent / "latest")
+
+
 DAMAGES = {
     "a flipped bit": (lambda folder: flip(folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt"),
                       "step_00000008/zero_pp_rank_1_mp_rank_00_optim_states.pt is not what was saved", 1),
@@ -63,6 +70,10 @@ DAMAGES = {
     "of another stage": (other_stage, "step_00000006/manifest.json is of retrieval, not of pretrain", 1),
     "latest names nothing": (lambda folder: (folder.parent / "latest").write_text("../../x\n"),
                              "latest names '../../x', which is no checkpoint; the newest is step_00000008", 1),
+    "latest is a folder": (lambda folder: latest_as(os.mkdir, folder), "latest cannot be read: Is a directory; ", 1),
+    "latest is a pipe": (lambda folder: latest_as(os.mkfifo, folder), "latest is no plain file; ", 1),
+    "latest is gone": (lambda folder: (folder.parent / "latest").unlink(),
+                       "latest is not there; the newest checkpoint is step_00000008", 0),
     "latest lags": (lambda folder: (folder.parent / "latest").write_text("step_00000006\n"),
                     "latest names step_00000006; the newest is step_00000008, a start goes on from it", 0),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import allocation, batch, slurm, start
+from launcher import allocation, batch, reach, start
 from mux.recipe import Refusal
 from mux.run import Host
 
@@ -115,7 +115,7 @@ def test_a_node_file_that_is_none(tmp_path, text, told):
 
 # --- srun -----------------------------------------------------------------------------------------
 def test_srun_takes_words_not_text():
-    argv = slurm.srun_command(Host(name="n2", slots=1), ["python", "-c", "$(x) `y` %j"], {"A": "1,B=2 $HOME"}, "/a b")
+    argv = reach.srun_command(Host(name="n2", slots=1), ["python", "-c", "$(x) `y` %j"], {"A": "1,B=2 $HOME"}, "/a b")
     assert argv[0] == "srun" and argv[-5:] == ["env", "A=1,B=2 $HOME", "python", "-c", "$(x) `y` %j"]
     assert "--nodelist=n2" in argv and "--chdir=/a b" in argv
     exported = next(word for word in argv if word.startswith("--export=")).partition("=")[2].split(",")
@@ -202,7 +202,7 @@ def test_paths_that_a_script_cannot_name(name, tmp_path):
         (("--set", f"slurm.time=\"{'9' * 5000}-1\""), "slurm.time"),
         (("--set", "slurm.time=\"2\""), "slurm.signal_seconds: 120 s before its end"),
         (("--set", "slurm.nodes=1000000000000"), "slurm.nodes: 1,000,000,000,000 are more than 10,000"),
-        (("--set", "slurm.signal_seconds=70000", "--set", "slurm.time=\"0\""), "slurm.signal_seconds: 70,000"),
+        (("--set", "slurm.signal_seconds=70000", "--set", "slurm.time=\"0\""), "must be at most 65,535"),
         (("--set", "slurm.gpus_per_node=2"), "there is no sbatch here"),
     ],
 )

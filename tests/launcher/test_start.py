@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher import start
+from launcher import start, supervisor
 from mux.event import CheckpointSaved
 from mux.journal import EventWriter
 from mux.recipe import Refusal
 from mux.run import write_json
+from tests.launcher.test_resizing import saved
 
 TINY = Path(__file__).parent.parent / "recipes" / "tiny.toml"
 
@@ -100,3 +101,41 @@ def test_what_was_lost_is_not_done_again_in_silence(tmp_path, damage):
     with pytest.raises(Refusal, match="is not what the stage has written" if damage == "result" else
                        "tell of checkpoints, and none is left"):
         start.checked(asked)
+
+
+def test_fresh_asks_nothing_of_old_checkpoints(tmp_path, capsys):
+    """A host is out of reach, and what ZeRO 1 has saved cannot become ZeRO 3's: it is to be moved aside."""
+    recipe = TINY.with_name("pretrain_alone.toml")
+    _, made, run = start.planned(start.Request(recipe, None, (), tmp_path / "run", None, "auto", False))
+    run.create()
+    run.write_plan(made)
+    saved(run.checkpoints("pretrain"), made, "pretrain")
+    hostfile = tmp_path / "hosts.txt"
+    hostfile.write_text("localhost slots=1\nno-such-host.invalid slots=1\n")
+    changes = ("engine.zero_stage=3", "cluster.min_hosts=1")
+    asked = start.Request(recipe, hostfile, changes, run.path, None, "auto", fresh=True)
+    _, made, _, state = start.checked(asked)
+    assert state == "new" and [host.name for host in made.cluster.hosts] == ["localhost"], capsys.readouterr().out
+
+
+def test_a_fresh_run_that_loses_hosts_keeps_its_own_micro_batch(tmp_path, monkeypatch):
+    """Once it has begun, checkpoints are its own."""
+    made_for = {}
+
+    class Recorder:
+        def __init__(self, run, plan, display, resumed, replan):
+            made_for["one"], made_for["replan"] = plan, replan
+            saved(run.checkpoints("pretrain"), plan, "pretrain")
+
+        def execute(self):
+            return 1
+
+    monkeypatch.setattr(supervisor, "Supervisor", Recorder)
+    batch = ("stages.pretrain.batch=8", "engine.micro_batch=8", "cluster.processes=4")
+    asked = start.Request(TINY.with_name("pretrain_alone.toml"), None, batch, tmp_path / "run", None, "auto", True)
+    assert start.launch(asked, plain=True) == 1
+    one = made_for["one"]
+    host = one.cluster.hosts[0].model_copy(update={"slots": 1})
+    fewer = made_for["replan"](one.cluster.model_copy(update={"hosts": (host,)}))
+    assert one.stage("pretrain").micro_batch == fewer.stage("pretrain").micro_batch == 2
+    assert fewer.stage("pretrain").devices == 1

@@ -2,9 +2,12 @@
 
 import fcntl
 import signal
+import time
 
 import pytest
 
+from mux.event import StepDone, StopAgreed
+from mux.journal import EventWriter
 from mux.run import RunDirectory
 from tests.conftest import Run
 
@@ -14,14 +17,14 @@ ALONE = "tests/recipes/pretrain_alone.toml"
 STEPS = "--set=stages.pretrain.steps=100"
 
 
-@pytest.mark.fault("rank stopped, node and agent killed")
+@pytest.mark.fault("rank stopped, rank and agent killed")
 def test_whatever_is_killed_the_run_ends_as_if_nothing_had_been(run, tmp_path, cache) -> None:
-    """A rank stopped, DeepSpeed's launcher and the agent killed, each in a start of its own; each time the launcher
-    says what it was and goes on from the newest checkpoint, until the losses are those of a quiet run."""
+    """A rank stopped, one killed, and the agent killed, each in a start of its own; each time the launcher says what it
+    was and goes on from the newest checkpoint, until the losses are those of a quiet run."""
     quiet = Run(tmp_path / "quiet", cache)
     assert quiet.launch(STEPS, recipe=ALONE).returncode == 0
     process = run.start(STEPS, "--set=cluster.max_restarts=1", "--set=cluster.heartbeat_seconds=10", recipe=ALONE)
-    faults = [("rank", signal.SIGSTOP, "silent"), ("node", signal.SIGKILL, "killed"), ("agent", signal.SIGKILL, "host")]
+    faults = [("rank", signal.SIGSTOP, "silent"), ("rank", signal.SIGKILL, "killed"), ("agent", signal.SIGKILL, "host")]
     for number, (part, how, kind) in enumerate(faults, start=1):
         saved = len(run.events("CheckpointSaved"))
         run.wait_for_events("JobStarted", process, more_than=number - 1)
@@ -61,6 +64,23 @@ def test_a_stop_ends_the_wait_for_the_next_start(run) -> None:
     assert process.wait(timeout=60) == 75, run.output()
     assert len(run.events("JobStarted")) == 1
     assert "stopped on request (SIGUSR1)" in run.events("RunStopped")[-1]["reason"]
+
+
+def test_a_rank_of_an_earlier_start_is_not_heard(run) -> None:
+    """One behind a dead link goes on writing for a while after its job was started anew."""
+    process = run.start("--set=cluster.max_restarts=1", "--set=stages.pretrain.steps=12", recipe=ALONE)
+    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
+    late = EventWriter(RunDirectory(run.path).rank_events("localhost", 0), "localhost", 0)
+    run.ranks()[1].kill()
+    run.wait_for(lambda event: event["event"] == "JobStarted" and event["attempt"] == 2, process)
+    while process.poll() is None:
+        late.write(StepDone(stage="pretrain", step=12, steps=12, loss=99.0))
+        late.write(StopAgreed(stage="pretrain", step=12))
+        time.sleep(0.05)
+    assert process.wait() == 0, run.output()
+    assert not run.events("StopAgreed") and 99.0 not in [event["loss"] for event in run.events("StepDone")]
+    again = run.launch("--set=cluster.max_restarts=1", "--set=stages.pretrain.steps=12", recipe=ALONE)
+    assert again.returncode == 0 and "finished" in again.stdout and not run.events("StopAgreed")
 
 
 def test_a_signal_to_a_rank_is_heard_while_it_waits_for_another(run) -> None:

@@ -1,6 +1,5 @@
 """What a rank does beside its work."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from mux.event import Notice
 from mux.journal import EventReader
-from mux.rank import StopFlag, Voice, main_thread, neighbours_live
+from mux.rank import StopFlag, Voice, main_thread
 from tests.mux.test_event import room_for
 
 # Its main thread is inside C, where no Python handler runs, until another thread lets it go.
@@ -60,14 +59,8 @@ def test_where_the_main_thread_is():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_is_heard_while_the_main_thread_waits(tmp_path, name):
     process = subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path / "stop")], text=True,
-                               stdout=subprocess.PIPE, env=os.environ | {"LOCAL_SIZE": "1"})
+                               stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.Signals[name])
     assert process.stdout.readline() == f"{name}\n"
     assert process.wait(10) == 0
-
-
-def test_neighbours(monkeypatch):
-    for size, live in (("1", True), ("1000", False)):
-        monkeypatch.setenv("LOCAL_SIZE", size)
-        assert neighbours_live() is live

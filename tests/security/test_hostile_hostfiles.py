@@ -31,6 +31,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "slots in other digits": ("a slots=\u0661", "h:1: expected `HOST slots=N`, found 'a slots=\\u0661'"),
     "junk behind": ("a slots=1 $(touch p)", "h:1: expected `HOST slots=N`, found 'a slots=1 $(touch p)'"),
     "a host twice": ("a slots=1\nA slots=2", "h:2: host A is already on line 1"),
+    "a host twice, by its whole name": ("gpu.x slots=1\nGPU.X. slots=2", "h:2: host GPU.X. is already on line 1"),
     "this machine twice": ("127.0.0.1 slots=1\nlocalhost slots=1", "h:2: host localhost is this machine, which is"),
     "lines of Windows": ("a slots=1\r\na slots=0\r\n", "h:2: host a has slots=0"),
     "a byte order mark": ("\ufeffa slots=1", "h:1: begins with a byte order mark"),

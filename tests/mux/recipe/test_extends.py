@@ -172,7 +172,7 @@ def test_what_was_replaced_is_forgotten(folder: Any) -> None:
         ('extends = "small.toml"\ndrop = "ensemble"\n',
          'x.toml:2: drop: must be an array of stage ids, is "ensemble"'),
         ('extends = "small.toml"\ndrop = ["pretrain", "finetune", "ensemble"]\n',
-         "small.toml:15: stages: needs at least one"),
+         "x.toml:2: stages: needs at least one"),
         ('extends = "small.toml"\n[[stages]]\nkind = "throughput"\nbefore = "train"\n',
          'x.toml:4: stages.throughput.before: "train" is no other stage of this recipe\n    did you mean "pretrain"?'),
         ('extends = "small.toml"\n[[stages]]\nkind = "throughput"\nbefore = 3\n',

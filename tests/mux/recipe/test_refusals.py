@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mux.recipe import Refusal, load
+from mux.recipe import Refusal, load, wording
 
 TOP_KEYS = "keys here: extends, drop, name, model, tokenizer, corpus, engine, cluster, health, slurm, tasks, stages"
 NAMES = "a name has letters, digits and . _ - only, at most 100, and begins with a letter or a digit"
+PATIENCE = "from 5 seconds to 30 days: with less, no run gets anywhere"
 IDS = "an id has small letters, digits and _ - only, at most 64, and begins with a letter or a digit"
 
 
@@ -112,6 +113,21 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
          'which is no kind of stage\n    did you mean "pretrain"?'),
         ('kind = "pretrain"', "kind = 3", "x.toml:16: stages[0].kind: is 3, which is no kind of stage\n    "
          "kinds: retrieval, pretrain, finetune, evaluate, ensemble, throughput, muxology"),
+        # times that no run could live with, and what SLURM does not take
+        ("[tokenizer]", "[cluster]\nheartbeat_seconds = 1e-9\n[tokenizer]",
+         f"x.toml:8: cluster.heartbeat_seconds: must be at least 5, is 1e-09\n    {PATIENCE}"),
+        ("[tokenizer]", "[cluster]\nstall_seconds = 0\n[tokenizer]",
+         f"x.toml:8: cluster.stall_seconds: must be at least 5, is 0\n    {PATIENCE}"),
+        ("[tokenizer]", "[cluster]\ncollective_timeout_seconds = 1e300\n[tokenizer]",
+         f"x.toml:8: cluster.collective_timeout_seconds: must be at most 2,592,000, is 1e+300\n    {PATIENCE}"),
+        ("[tokenizer]", "[slurm]\nsignal_seconds = 1\n[tokenizer]",
+         "x.toml:8: slurm.signal_seconds: must be at least 10, is 1\n    "
+         "from 10 to 65,535: a checkpoint takes its time, and sbatch takes no more"),
+        ("[tokenizer]", '[slurm]\naccount = "$(id)"\n[tokenizer]',
+         'x.toml:8: slurm.account: is "$(id)"\n    SLURM\'s name of it has letters, digits and _ . , : + - only, '
+         "at most 100, and begins with a letter, a digit or _"),
+        ("[tokenizer]", '[slurm]\ntime = "soon"\n[tokenizer]',
+         'x.toml:8: slurm.time: is "soon"\n    as sbatch takes it: "90" (minutes), "12:00:00", "1-00:00:00" (a day)'),
         # names
         ('"small"', '"../x"', f'x.toml:1: name: is "../x"\n    {NAMES}'),
         ('"small"', '"/etc/x"', f'x.toml:1: name: is "/etc/x"\n    {NAMES}'),
@@ -393,14 +409,35 @@ def test_no_stages(folder: Any) -> None:
         "x.toml:1: stages: needs at least one")
 
 
+def test_the_file_that_has_dropped_all_stages_is_named(folder: Any) -> None:
+    child = 'extends = "small.toml"\nname = "y"\ndrop = ["pretrain", "finetune", "ensemble"]\n'
+    assert folder.refusal(child) == "x.toml:3: stages: needs at least one"
+    folder.write("middle.toml", child)
+    assert folder.refusal('extends = "middle.toml"\nname = "z"') == "middle.toml:3: stages: needs at least one"
+    folder.load('extends = "middle.toml"\nname = "z"\n[[stages]]\nkind = "pretrain"\nsteps = 9\nwarmup_steps = 0')
+
+
 def test_a_file_of_nothing_but_mistakes_is_told_in_part(folder: Any) -> None:
     with pytest.raises(Refusal) as refused:
         folder.load("\n".join(f"key_{number} = 1" for number in range(10_000)))
-    assert len(refused.value.problems) == 101
-    assert str(refused.value.problems[-1]) == "and more of this kind"
+    first, *_, last = refused.value.problems
+    assert len(refused.value.problems) == 21 and str(last) == "and 9,985 more"  # 5 things are missing, too
+    assert str(first) == "x.toml: name: is missing"
 
 
-# --- files that are no recipe ---------------------------------------------------------------------------------
+def test_many_options_are_not_compared_with_many_mistakes(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is compared with some hundred others at most: time grows with the recipe, not with its square."""
+    compared = []
+    monkeypatch.setattr(wording.difflib, "get_close_matches",
+                        lambda word, options, **more: compared.append(len(options)) or [])
+    defined = "\n".join(f'[tasks.define.t{n}]\ntrain = "path:a.tsv"\ntest = "path:b.tsv"' for n in range(1000))
+    tasks = ", ".join(f'"u{n}"' for n in range(1000))
+    text = folder.refusal(folder.changed(('"topic"', tasks)) + defined)
+    assert 'x.toml:22: stages.finetune.tasks[3]: "u3" is no known task' in text and text.endswith("\nand 980 more")
+    folder.refusal("\n".join(f"key_{n} = 1" for n in range(1000)))
+    assert max(compared, default=0) <= 300 and len(compared) <= 100
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

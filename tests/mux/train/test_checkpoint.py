@@ -303,3 +303,19 @@ raise KeyError("main")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "KeyError: 'main'" in done.stderr
     assert manifests.steps(Path(tmp_path) / "checkpoints") == []
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_latest_that_is_no_file_is_not_waited_for(checkpoints, make):
+    latest = checkpoints.folder / "latest"
+    latest.unlink()
+    make(latest)
+    with pytest.raises(InvalidCheckpoint, match=f"{latest} .*(Is a directory|is no plain file)"):
+        checkpoints.newest_valid(print)
+
+
+def test_a_latest_that_is_no_text_is_told_and_passed_over(checkpoints):
+    (checkpoints.folder / "latest").write_bytes(b"\xff\x00")
+    told = []
+    assert checkpoints.newest_valid(told.append).step == 30
+    assert len(told) == 1 and "was the newest checkpoint, and is none any more" in told[0]

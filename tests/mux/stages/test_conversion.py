@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from mux.manifest import Manifest
-from mux.stages.resizing import convert, load_resized
+from mux.stages.conversion import convert, load_resized
 from mux.train.loop import Stopped
 
 pytestmark = pytest.mark.processes
