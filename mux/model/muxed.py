@@ -5,6 +5,7 @@ R rows (instances), B groups, N slots, L positions of a row, F positions with it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +176,13 @@ class MuxModel(MuxPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+
+def placed(model: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch of CPU tensors where its model wants it: on the device. The mask of a MUX model stays on the CPU, so that
+    it is seen whether anything is padded without waiting for the device (`RowPreparation`)."""
+    stays = ("attention_mask",) if isinstance(model, MuxPreTrainedModel) else ()
+    return {name: tensor if name in stays else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def variant(table: dict[str, Any], field: str, config: MuxConfig) -> Any:

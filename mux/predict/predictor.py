@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mux.data.grouping import Composition, batches, by_length, compose, in_order
+from mux.model.muxed import placed
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
 from mux.model.precision import to_precision
@@ -126,8 +127,9 @@ class Predictor:
             ids[index, : len(row.ids)] = row.ids
             mask[index, : len(row.ids)] = 1
             segments[index, : len(row.ids)] = row.segments
-        tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
-        return {name: torch.from_numpy(array).to(self.device) for name, array in tensors.items() if name in self.inputs}
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name in self.inputs}
+        return placed(self.model, tensors, self.device)
 
 
 def device_of(name: str | None) -> torch.device:

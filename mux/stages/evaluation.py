@@ -26,6 +26,7 @@ from mux.data.grouping import Composition
 from mux.data.metrics import MISSING, majority, score
 from mux.data.tasks import Examples, Task, load_task
 from mux.event import Evaluated
+from mux.model.muxed import placed
 from mux.recipe import FinetuneStage, TaskDefinition
 from mux.run import read_json, write_json
 from mux.stages.context import Context
@@ -150,7 +151,7 @@ def forward(model: nn.Module, part: Part, composition: Composition,
     for first in range(0, len(by_length), BATCH_GROUPS):
         groups = by_length[first : first + BATCH_GROUPS]
         rows, counted = composition.groups[groups].ravel(), composition.counted[groups].ravel()
-        batch = {name: torch.from_numpy(array).to(device) for name, array in part.encoded.batch(rows).items()}
+        batch = fed(model, part, rows, device)
         started = time.perf_counter()
         logits = model(**batch).logits.float().cpu().numpy()  # [R, C], of words [R, L, C]
         seconds += time.perf_counter() - started
@@ -167,7 +168,12 @@ def forward(model: nn.Module, part: Part, composition: Composition,
 def warm_up(model: nn.Module, part: Part, N: int, device: torch.device) -> None:
     """One batch that is not timed: the first one of a process or of a shape is slower than the others."""
     rows = np.arange(min(BATCH_GROUPS * N, len(part.examples)))
-    model(**{name: torch.from_numpy(array).to(device) for name, array in part.encoded.batch(rows).items()})
+    model(**fed(model, part, rows, device))
+
+
+def fed(model: nn.Module, part: Part, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+    arrays = part.encoded.batch(rows)
+    return placed(model, {name: torch.from_numpy(array) for name, array in arrays.items()}, device)
 
 
 def padding(encoded: Encoded, composition: Composition) -> float:

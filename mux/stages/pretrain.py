@@ -17,6 +17,7 @@ from mux.data.masking import CORRUPTIONS, Vocabulary
 from mux.event import ModelSaved
 from mux.hub.provenance import training_texts
 from mux.model import MuxConfig, MuxForPreTraining
+from mux.model.muxed import placed
 from mux.recipe import PretrainStage, RetrievalStage
 from mux.run import StagePlan
 from mux.stages.context import Context
@@ -133,8 +134,7 @@ def held_out(context: Context, engine: Engine, objective: Objective, questions: 
         rows = corpus.held_out[chosen.start * N : chosen.stop * N]
         ids_BNL = corpus.take(rows).reshape(len(chosen), N, -1)
         batch = questions(ids_BNL, HELD_OUT_SEED, 0, chosen.start)
-        on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
-        parts = objective(engine.forward, on_device, objective.counts(batch))
+        parts = objective(engine.forward, placed(engine.model, batch, ranks.device), objective.counts(batch))
         for name, part in parts.items() if counted else ():
             sums[f"{name}.loss"] += float(part.loss) * part.count
             sums[f"{name}.correct"] += float(part.correct)

@@ -17,6 +17,7 @@ import torch
 from mux import manifest as manifests
 from mux.event import CheckpointSaved, Event, RolledBack, StepDone
 from mux.journal import decode, encode
+from mux.model.muxed import placed
 from mux.model.parts import part
 from mux.trace import Curve
 from mux.train.checkpoint import Checkpoints, Saved
@@ -226,8 +227,8 @@ def optimizer_step(training: Training, engine: Engine, ranks: Ranks, micro_batch
         # Dropout, the same whichever rank has the groups.
         torch.manual_seed(seed_of(training.seed, training.stage, training.task, step + shift, first_group))
         interval.tokens += one.tokens
-        batch = {name: tensor.to(ranks.device, non_blocking=True) for name, tensor in one.tensors.items()}
         with part("rest of the forward pass"):
+            batch = placed(engine.model, one.tensors, ranks.device)
             parts = training.objective(engine.forward, batch, one.counted)
         loss = torch.zeros((), device=ranks.device)
         for name, answer in parts.items():
