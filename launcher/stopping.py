@@ -69,15 +69,19 @@ class Stopping:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals ask for a stop. Ctrl-Z does nothing: a launcher that is suspended looks dead to its agents."""
-        handlers = dict.fromkeys(REQUESTS, self._on_signal)
-        before = {number: signal.signal(number, handler)
-                  for number, handler in (handlers | {signal.SIGTSTP: signal.SIG_IGN}).items()}
+        """Signals ask for a stop. Ctrl-Z does nothing: a launcher that is suspended looks dead to its agents.
+
+        Afterwards they do nothing at all: the run has ended as it has, and so does the command.
+        """
+        for number in REQUESTS:
+            signal.signal(number, self._on_signal)
+        before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in REQUESTS:
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGTSTP, before)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signals.append(signal.Signals(number).name)
