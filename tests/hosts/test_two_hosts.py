@@ -77,7 +77,7 @@ def test_nothing_that_is_said_is_a_command(whole, cache, tmp_path, monkeypatch):
     run.environment |= {"NCCL_DEBUG": hostile, "HF_TOKEN": "hf_do_not_tell", "MY_PASSWORD": "do not"}
     process = run.start(*on_hosts(whole, *LONG, "--set", f"tasks.root={json.dumps(f'path:{folder}/%h $(touch x)')}"))
     under_way(run, process)
-    assert all(len(whole.processes(name)) >= 3 for name in whole.names)
+    assert all(len(whole.processes(name)) >= 2 for name in whole.names)
     for name in whole.names:
         for living in whole.processes(name):
             told = " ".join(living.cmdline()) + repr(living.environ())
