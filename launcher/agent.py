@@ -80,7 +80,7 @@ def arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def places(options: argparse.Namespace) -> list[dict[str, str]]:
     """What each process finds in its environment besides what is there: where in a job it stands, if it is a rank."""
-    if not options.devices:
+    if options.devices is None:
         return [{}]
     count = len(options.devices.split(","))
     job = {"MASTER_ADDR": options.master, "MASTER_PORT": options.port, "CUDA_VISIBLE_DEVICES": options.devices,
@@ -169,8 +169,8 @@ class Group:
         for rank, code in self._ended():
             if rank is not None and code:
                 event = {"v": 1, "time": round(time.time(), 3), "event": "RankEnded", "rank": int(rank), "code": code}
-                with suppress(OSError):
-                    print(json.dumps(event), flush=True)
+                with suppress(OSError):  # whole, and on a line of its own: ranks print here until they have their logs
+                    os.write(1, f"\n{json.dumps(event)}\n".encode())
         return bool(self._living)
 
     def terminate(self) -> None:

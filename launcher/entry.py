@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 STOPPED = 75
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -21,5 +22,6 @@ def launch() -> None:
 
 def _leave(number: int, frame: object) -> None:
     name = signal.Signals(number).name
-    os.write(2, f"ended on request ({name}); the same command goes on from there\n".encode())
+    with suppress(OSError):  # a terminal that is gone has hung up
+        os.write(2, f"ended on request ({name}); the same command goes on from there\n".encode())
     raise SystemExit(STOPPED)

@@ -186,7 +186,7 @@ def _meet(inspection: Inspection) -> tuple[float, dict[str, str]]:
     for index, host in enumerate(hosts):
         argv = [sys.executable, "-u", "-m", "mux.handshake", str(index), str(len(hosts)), addresses[0], str(port),
                 backend, str(HANDSHAKE_SECONDS)]
-        variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(process.devices(host)[0])}
+        variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": str(process.devices(host, inspection.device)[0])}
         started = process.agent_command(host, process.peer(addresses, index), argv)
         commands[host.name] = (reach(inspection.cluster, host, started, variables),
                                 environment(inspection.cluster, host, variables))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mux.event import Event, Heartbeat, RunStarted
+from mux.event import Event, Heartbeat, RankEnded, RunStarted
 from mux.journal import backwards
 from mux.run import RunDirectory
 
@@ -39,6 +39,6 @@ def _last_merged(run: RunDirectory, speakers: set[Speaker]) -> dict[Speaker, Eve
         if isinstance(event, RunStarted) or len(merged) == len(speakers):
             break
         speaker = event.host, event.rank
-        if speaker in speakers:
+        if speaker in speakers and not isinstance(event, RankEnded):  # that is said of a rank, by its agent
             merged.setdefault(speaker, event)
     return merged

@@ -39,7 +39,7 @@ def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]
     commands = []
     for index, host in enumerate(job.hosts):
         first = sum(before.slots for before in job.hosts[:index])
-        ranks = [f"--devices={','.join(map(str, devices(host)))}", f"--first-rank={first}",
+        ranks = [f"--devices={','.join(map(str, devices(host, plan.cluster.device)))}", f"--first-rank={first}",
                  f"--world-size={job.world_size}", f"--master={addresses[0]}", f"--port={port or 'PORT'}"]
         argv = agent_command(host, peer(addresses, index), worker, ranks)
         commands.append(reach(plan.cluster, host, argv, variables(plan, job, host)))
@@ -54,11 +54,11 @@ def agent_command(host: Host, peer: str | None, command: list[str], ranks: Seque
     return [sys.executable, "-u", "-m", "launcher.agent", *silence, *way, *ranks, "--", *command]
 
 
-def devices(host: Host) -> list[int] | list[str]:
-    """What the host's ranks see as their devices: of this machine's, those that CUDA_VISIBLE_DEVICES leaves."""
+def devices(host: Host, kind: str) -> list[int] | list[str]:
+    """What the host's ranks see as their devices: of this machine's GPUs, those that CUDA_VISIBLE_DEVICES leaves."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     taken = slice(host.first_slot, host.first_slot + host.slots)
-    if host.local and chosen and chosen != "-1":
+    if kind != "cpu" and host.local and chosen and chosen != "-1":
         return chosen.split(",")[taken]
     return list(range(taken.stop))[taken]
 
@@ -135,7 +135,7 @@ class JobProcesses:
 
         Where the first host has the port in use they are all started again, to meet at another one.
         """
-        if self.codes()[self._job.hosts[0].name] == agent.PORT_TAKEN:
+        if self.codes()[self._job.hosts[0].name] == agent.PORT_TAKEN and not self._over.is_set():
             self._end()
             self._start()
         codes = list(self.codes().values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
@@ -24,7 +24,10 @@ def encode(backbone: Any, real_BF: Tensor | None, first: int | None = None, *,
     """
     config = backbone.config
     recorded = config.output_hidden_states or config.output_attentions
-    if first is None or recorded or any(value is not None and value is not False for value in asked.values()):
+    if real_BF is not None:  # a sequence of padding alone attends to all of it, however it is computed
+        real_BF = real_BF.bool() | ~real_BF.bool().any(-1, keepdim=True)
+    if first is None or recorded or any(value is not None and value is not False for value in asked.values()) \
+            or not foldable(backbone.encoder.layer[-1].attention.self):
         embedded = next(tensor for tensor in inputs.values() if tensor is not None)
         mask = attention_mask(config, embedded.shape[:2], backbone.dtype, real_BF)
         return backbone(**inputs, attention_mask=mask, **asked)
@@ -36,6 +39,13 @@ def encode(backbone: Any, real_BF: Tensor | None, first: int | None = None, *,
     for layer in layers:
         states_BFD = layer(states_BFD, mask)
     return BaseModelOutput(last_hidden_state=first_of_layer(last, states_BFD, real_BF, first))
+
+
+def foldable(attention: Any) -> bool:
+    """Whether keys and values are plain products with their weights, which may then be taken apart. What others have
+    put in their place (adapters, int8, offloaded or partitioned weights) is called as it is."""
+    return all(type(layer) is nn.Linear and not (layer._forward_pre_hooks or layer._forward_hooks)
+               and not hasattr(layer, "_hf_hook") for layer in (attention.key, attention.value))
 
 
 def attention_mask(config: PreTrainedConfig, shape: torch.Size, dtype: torch.dtype,

@@ -74,7 +74,7 @@ class RowPreparation:
         if padded and not is_tracing(attention_mask) and attention_mask.device.type == "cpu":
             padded = not attention_mask.all()
         padded |= filler_rows is not None and filler_rows.dim() == 2
-        attention_mask = attention_mask.to(input_ids.device)
+        attention_mask = attention_mask.to(input_ids.device, non_blocking=True)
         if not (self.config.segment_ids or self.reading.embeds_segments):
             token_type_ids = None
         published_ids = self.config.multiplexed and not self.config.own_special_ids

@@ -51,12 +51,12 @@ def resume(context: Context, checkpoints: Checkpoints, engine: Engine, stage_id:
 def profiling(context: Context, stage_id: str, folder: Path, result: dict[str, Any]) -> Callable[[], Profile] | None:
     """What begins the recording of a few steps, if the recipe asks for it and this is the first rank. The trace goes to
     `folder`, the table to `result`."""
-    def done(table: Table, trace: Path) -> None:
+    def done(table: Table, trace: str) -> None:
         result["profile"] = table
         whole = sum(table.values())
         shares = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in
                            sorted(table.items(), key=lambda row: -row[1]) if whole and seconds / whole >= 0.01)
-        context.say(Notice(text=f"a step takes {whole:.3f} s: {shares}; {trace} opens in ui.perfetto.dev",
+        context.say(Notice(text=f"a step takes {whole:.3f} s: {shares}; {trace}",
                            stage=stage_id))
 
     asked = context.recipe.engine.profile and context.ranks.first

@@ -107,11 +107,12 @@ def train(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpo
     """
     if training.limits.policy == "rollback" and not ranks.from_first(manifests.steps(checkpoints.folder)):
         save(checkpoints, engine, training, position, log)  # there is always a place to go back to
-    while True:
-        try:
-            return run(training, engine, ranks, checkpoints, position, log, stop_requested, moved)
-        except LossError as fault:
-            position = rolled_back(training, ranks, checkpoints, position, fault, resume, log)
+    with profiled(training) as stepped:
+        while True:
+            try:
+                return run(training, engine, ranks, checkpoints, position, log, stop_requested, moved, stepped)
+            except LossError as fault:
+                position = rolled_back(training, ranks, checkpoints, position, fault, resume, log)
 
 
 def rolled_back(training: Training, ranks: Ranks, checkpoints: Checkpoints, position: Position, fault: LossError,
@@ -137,13 +138,14 @@ def rolled_back(training: Training, ranks: Ranks, checkpoints: Checkpoints, posi
 
 
 def run(training: Training, engine: Engine, ranks: Ranks, checkpoints: Checkpoints, position: Position,
-        log: Callable[[Event], None], stop_requested: Callable[[], bool], moved: Callable[[int], None]) -> Position:
+        log: Callable[[Event], None], stop_requested: Callable[[], bool], moved: Callable[[int], None],
+        stepped: Callable[[], None]) -> Position:
     """`train`, until a fault."""
     engine.model.train()
     interval = Interval.from_json(position.interval, ranks) if position.interval else Interval()
     first_step, shift = position.step, position.shift
     saved_at = first_step if first_step > 0 else None
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader, profiled(training) as stepped:
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as loader:
         prepare = functools.partial(ready, training, ranks)
         ahead = loader.submit(prepare, first_step + shift) if first_step < training.steps else None
         for step in range(first_step, training.steps):

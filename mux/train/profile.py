@@ -21,11 +21,12 @@ Table = dict[str, float]  # part -> seconds of a step
 class Profile:
     """Of one rank's steps PASSED_OVER .. PASSED_OVER + RECORDED - 1 since its start, if there are so many.
 
-    `done` is told the table and the trace's path. Parts inside others count once: for the innermost.
+    `done` is told the table and where the trace is, or why there is none. Parts inside others count once: for the
+    innermost.
     """
 
-    def __init__(self, folder: Path, device: torch.device, done: Callable[[Table, Path], None]) -> None:
-        self._folder, self._on_gpu, self._done = folder, device.type == "cuda", done
+    def __init__(self, folder: Path, device: torch.device, done: Callable[[Table, str], None]) -> None:
+        self._folder, self._on_gpu, self._done, self._steps = folder, device.type == "cuda", done, 0
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])]
         self._profiler = profile(activities=activities, on_trace_ready=self._recorded,
                                  schedule=schedule(wait=PASSED_OVER - 1, warmup=1, active=RECORDED, repeat=1))
@@ -33,16 +34,23 @@ class Profile:
 
     def step(self) -> None:
         """An optimizer step is over."""
+        self._steps += 1
         self._profiler.step()
 
     def close(self) -> None:
         self._profiler.stop()
 
     def _recorded(self, profiler: Any) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._steps < PASSED_OVER + RECORDED:  # the training ends before
+            return
         trace = self._folder / TRACE
-        profiler.export_chrome_trace(str(trace))
-        self._done(self._table(profiler.events()), trace)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(trace))
+            said = f"{trace} opens in ui.perfetto.dev"
+        except OSError as error:  # a full disk, say: no reason to end what is recorded
+            said = f"the trace could not be written: {error}"
+        self._done(self._table(profiler.events()), said)
 
     def _table(self, events: Any) -> Table:
         seconds: Table = {}

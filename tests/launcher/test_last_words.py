@@ -4,7 +4,7 @@ import pytest
 
 from launcher import last_words
 from mux import journal
-from mux.event import Event, Heartbeat, Notice, RunStarted, StepDone
+from mux.event import Event, Heartbeat, Notice, RankEnded, RunStarted, StepDone
 from mux.journal import EventWriter
 from mux.run import RunDirectory
 
@@ -47,6 +47,13 @@ def test_what_was_not_merged_is_heard_in_the_order_of_clocks(run):
     rank_says(run, 1, Notice(text="never heard", time=4.0))
     launcher_says(run, *heard, Notice(text="a launcher's", time=2.2))
     assert [(event.rank, event.time) for event in last_words.unheard(run)] == [(0, 3.0), (1, 4.0), (0, 5.0)]
+
+
+def test_what_an_agent_says_of_a_rank_is_none_of_its_words(run):
+    rank_says(run, 0, step(1, 1.0), step(2, 2.0))
+    words = last_words.unheard(run)
+    launcher_says(run, *words, RankEnded(host="a.b", rank=0, code=-9, time=3.0))
+    assert len(words) == 2 and last_words.unheard(run) == []
 
 
 def test_nothing_is_heard_twice(run):

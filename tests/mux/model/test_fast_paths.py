@@ -156,3 +156,46 @@ def test_one_graph(kind, fields):
         assert len(graphs) <= 2
         torch._dynamo.reset()
         compiled(**batch(True, 5, 11))
+
+
+class Adapted(nn.Module):
+    """A linear layer with a low-rank one beside it, as adapters are put in; its `weight` is the plain one's."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.plain, self.low, self.high = plain, nn.Linear(plain.in_features, 2), nn.Linear(2, plain.out_features)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.plain.weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.plain.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.plain(states) + self.high(self.low(states))
+
+
+@pytest.mark.parametrize("put_in", [Adapted, lambda plain: quantized(plain)], ids=["adapter", "int8"])
+def test_what_others_put_in_place_of_keys_and_values_is_called(put_in):
+    model = build(MuxForSequenceClassification).float()
+    with torch.no_grad():
+        before = model(**batch(False)).logits
+    attention = model.mux.backbone.encoder.layer[-1].attention.self
+    attention.key, attention.value = put_in(attention.key), put_in(attention.value)
+    with torch.no_grad():
+        after, plain = model(**batch(False)).logits, model(**batch(False), output_hidden_states=True).logits
+    assert (after - plain).abs().max() < 1e-5 < (after - before).abs().max()
+
+
+def quantized(plain: nn.Linear) -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(plain.float()), {nn.Linear})[0]
+
+
+def test_a_group_of_padding_alone_is_the_same_by_either_path():
+    model, inputs = build(MuxForSequenceClassification), batch(True)
+    inputs["attention_mask"][:3] = 0
+    with torch.no_grad():
+        fast, plain = model(**inputs).logits, model(**inputs, output_hidden_states=True).logits
+    assert (fast - plain).abs().max() < 1e-5
