@@ -26,6 +26,7 @@ BEGIN, END = "<!-- measured -->", "<!-- end of what is measured -->"
 ON = {  # benchmark -> the devices it is for
     "inference": ("cpu", "cuda"), "limits": ("cpu",), "training": ("cpu", "cuda"), "ragged": ("cpu",),
     "data_path": ("cpu",), "checkpoint_stall": ("cpu",), "first_step": ("cpu",), "peers": ("cpu",),
+    "stacking": ("cpu",),
 }
 
 

@@ -1,6 +1,5 @@
-"""What saving costs: the share of training time that checkpoints take, written in the background and in the foreground.
-
-    python benchmarks/checkpoint_stall.py --size SMALL --rounds 5
+"""Goal 10: what saving costs: the share of training time that checkpoints take, written in the background and in the
+foreground.
 
 Two ranks train a model on random tokens under ZeRO 1. Rounds without a save, with one in the background and with one
 in the foreground (training waits for the commit) take turns, all of as many steps as a background save lasts. The
@@ -9,7 +8,6 @@ cost of a save is what its round took longer than the one without; medians over 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import socket
@@ -18,61 +16,66 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.records import Record
 from mux.manifest import Identity
 from mux.model import MuxConfig, MuxForPreTraining
 from mux.train.checkpoint import Checkpoints, Saved
 from mux.train.engine import Engine, Ranks
 
-RANKS = 2
-SAVE_EVERY = 1000
+RANKS, GROUPS = 2, 4  # groups per rank and step
+SAVE_EVERY, GOAL = 1000, 1.0  # steps; per cent of their time
 LENGTH, N = 128, 2
 KINDS = ("none", "background", "foreground")
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--size", default="SMALL")
-    options.add_argument("--groups", type=int, default=4, help="per rank and step")
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--folder", type=Path, help="the disk to write to; default: where temporary files are")
-    options.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
-    chosen = options.parse_args()
-    if chosen.rank_of:
-        measure(chosen.rank_of, chosen.size, chosen.groups, chosen.rounds)
-        return
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+def measure(device: str, short: bool) -> Iterator[Record]:
+    size, rounds = "SMALL", 3 if short else 7
+    with tempfile.TemporaryDirectory() as folder:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         agent = [sys.executable, "-m", "launcher.agent", f"--devices={','.join(map(str, range(RANKS)))}",
                  f"--port={port}", "--"]
-        rank = [sys.executable, __file__, f"--rank-of={folder}", f"--size={chosen.size}", f"--groups={chosen.groups}",
-                f"--rounds={chosen.rounds}"]
+        rank = [sys.executable, "-m", "benchmarks.checkpoint_stall", folder, size, str(rounds)]
         # The pipe stays open: it is how the agent knows that someone waits.
         with subprocess.Popen([*agent, *rank], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as ranks:
             if code := ranks.wait():
                 raise SystemExit(f"the ranks ended with {code}")
-        show(json.loads((Path(folder) / "measured.json").read_text()))
+        yield from records(size, json.loads((Path(folder) / "measured.json").read_text()))
 
 
-def measure(folder: Path, size: str, groups: int, rounds: int) -> None:
+def records(size: str, measured: dict) -> Iterator[Record]:
+    medians = {kind: statistics.median(seconds) for kind, seconds in measured["seconds"].items()}
+    step = medians["none"] / measured["steps"]
+    conditions = (f"{RANKS} ranks, {GROUPS} groups each, {LENGTH} tokens, ZeRO 1, {step:.2f} s a step, "
+                  f"{measured['bytes'] / 1e6:.0f} MB in {measured['lasting']:.1f} s, "
+                  f"{len(measured['seconds']['none'])} rounds of {measured['steps']} steps")
+    for kind in KINDS[1:]:
+        goal = GOAL if kind == "background" else None
+        for what, seconds in (("standing still", statistics.median(measured["stalls"][kind][1:])),
+                              ("cost in all", medians[kind] - medians["none"])):
+            yield Record("checkpoint_stall", f"{size}, saved in the {kind}, {what}", f"{SAVE_EVERY} steps",
+                         round(100 * seconds / (SAVE_EVERY * step), 4), goal, unit="%", at_most=True,
+                         conditions=conditions, more={"seconds": round(seconds, 4)})
+
+
+def run_rank(folder: Path, size: str, rounds: int) -> None:
     """One rank: rounds of each kind in turn."""
     torch.set_num_threads(max(1, torch.get_num_threads() // RANKS))
     ranks = Ranks(600)
     torch.manual_seed(0)
-    config = {"train_micro_batch_size_per_gpu": groups, "gradient_accumulation_steps": 1,
+    config = {"train_micro_batch_size_per_gpu": GROUPS, "gradient_accumulation_steps": 1,
               "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True}
     model = MuxForPreTraining(MuxConfig.from_size(size, num_instances=N))
     engine = Engine(model, config, weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-6)
     identity = Identity("benchmark", "benchmark", RANKS, 1, "fp32")
     checkpoints = Checkpoints(folder / "checkpoints", ranks, identity, keep=1)
-    ids = torch.randint(5, 1000, (groups * N, LENGTH))
+    ids = torch.randint(5, 1000, (GROUPS * N, LENGTH))
     saved: list[Saved] = []
 
     def steps(count: int) -> float:
@@ -109,30 +112,10 @@ def measure(folder: Path, size: str, groups: int, rounds: int) -> None:
             checkpoints.wait()
     if ranks.first:
         (folder / "measured.json").write_text(json.dumps({
-            "size": size, "parameters": sum(p.numel() for p in model.parameters()), "bytes": saved[-1].bytes,
+            "bytes": saved[-1].bytes,
             "steps": count, "lasting": lasting, "seconds": seconds, "stalls": stalls}))
     ranks.leave(0)
 
 
-def show(measured: dict) -> None:
-    medians = {kind: statistics.median(seconds) for kind, seconds in measured["seconds"].items()}
-    step = medians["none"] / measured["steps"]
-    console = Console()
-    console.print(f"{measured['size']}, {measured['parameters'] / 1e6:.1f} M parameters, {RANKS} ranks; a step takes "
-                  f"{step:.3f} s, a checkpoint of {measured['bytes'] / 1e6:.0f} MB {measured['lasting']:.1f} s in the "
-                  f"background; medians of {len(measured['seconds']['none'])} rounds of {measured['steps']} steps")
-    table = Table(box=None, pad_edge=False)
-    for title in ("save", "stands still, s", f"of {SAVE_EVERY} steps", "costs in all, s", f"of {SAVE_EVERY} steps"):
-        table.add_column(title, justify="left" if title == "save" else "right")
-    for kind in KINDS[1:]:
-        stall, cost = statistics.median(measured["stalls"][kind][1:]), medians[kind] - medians["none"]
-        table.add_row(kind, f"{stall:.3f}", share(stall, step), f"{cost:.3f}", share(cost, step))
-    console.print(table)
-
-
-def share(seconds: float, step: float) -> str:
-    return f"{100 * seconds / (SAVE_EVERY * step):.3f} %"
-
-
 if __name__ == "__main__":
-    main()
+    run_rank(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

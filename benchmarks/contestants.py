@@ -80,9 +80,10 @@ def minilm() -> nn.Module:
                                                     intermediate_size=1536, num_labels=2))
 
 
-def fed(model: nn.Module, instances: int, conditions: Conditions, **options: Any) -> Contestant:
-    """A contestant that classifies full rows of random tokens, new ones each time."""
-    call: Callable[..., Any] = conditions.ready(model)
+def fed(model: nn.Module, instances: int, conditions: Conditions, keep: bool = False, **options: Any) -> Contestant:
+    """A contestant that classifies full rows of random tokens, new ones each time. `keep`: in the model's own
+    precision; `options` go to its forward."""
+    call: Callable[..., Any] = model if keep else conditions.ready(model)
     generator = torch.Generator(conditions.device).manual_seed(0)
 
     @torch.inference_mode()
