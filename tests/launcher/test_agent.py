@@ -148,7 +148,7 @@ os.write(1, f"pid {{os.getpid()}}\\n".encode())
 time.sleep(600)
 """, "--devices", "0,1,2", "--first-rank", "4", LAST_WORDS_SECONDS=0.5)
     assert process.wait(20) == code
-    said = process.stdout.read().splitlines()
+    said = [line for line in process.stdout.read().splitlines() if line]  # an event has a line of its own
     pids = [int(line.split()[1]) for line in said if line.startswith("pid ")]
     assert len(pids) == 2 and gone(pids, 0.5)
     events = [event for line in said if (event := decode(line)) is not None]

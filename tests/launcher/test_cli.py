@@ -61,7 +61,7 @@ def test_predict_from_stdin_to_stdout(folder):
 
 @pytest.mark.parametrize(("options", "says"), [
     (["--copies", "3"], "3 copies: a model of N = 2 takes 1 to 2"),
-    (["--companions", "none"], "companions are given or fixed, not 'none'"),
+    (["--companions", "none"], "companions are length, given, fixed: not 'none'"),
     (["--text", "body"], "in.jsonl:1: has no column 'body'"),
     (["--output", "out.xml"], "out.xml: must be a .jsonl, .csv or .tsv file"),
     (["--output", "none/out.csv"], "none: is no folder to write to"),
@@ -105,7 +105,7 @@ def test_predict_stopped_by_ctrl_c_leaves_its_part(folder, tmp_path):
     """Through a pipe that never ends: whole windows are written as they come."""
     process = subprocess.Popen([MUX, "predict", str(folder), "-", "--output", str(tmp_path / "out.jsonl")],
                                stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdin.write("w1\n" * 600)  # a window is 512 texts
+    process.stdin.write("w1\n" * 3000)  # a window is 2560 texts
     process.stdin.flush()
     part = tmp_path / "out.jsonl.part"
     while not (part.exists() and part.stat().st_size):
@@ -121,11 +121,11 @@ def test_predict_stopped_by_ctrl_c_leaves_its_part(folder, tmp_path):
     assert process.returncode == 130 and str(part) in errors, errors
     assert presses > 1 or "Traceback" not in errors, errors
     rows = [json.loads(line) for line in part.read_text().splitlines()]
-    assert 0 < len(rows) <= 512 and all(row["prediction"] for row in rows) and not (tmp_path / "out.jsonl").exists()
+    assert 0 < len(rows) <= 2560 and all(row["prediction"] for row in rows) and not (tmp_path / "out.jsonl").exists()
 
 
 def test_predict_ends_quietly_when_its_reader_does(folder, tmp_path):
-    (tmp_path / "in.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8\n" * 3000)
+    (tmp_path / "in.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8\n" * 9000)
     done = subprocess.run(f"{MUX} predict {folder} in.txt | head -1", shell=True, cwd=tmp_path, capture_output=True,
                           text=True, timeout=120)
     assert json.loads(done.stdout)["prediction"] in ("bad", "good") and done.stderr == ""
