@@ -121,6 +121,8 @@ class Checkpoints:
         for path in self.folder.glob("step_*"):
             if path.name not in committed:
                 shutil.rmtree(path)
+        for path in self.folder.glob(f".{manifests.LATEST}.*.part"):  # a start was killed while it moved `latest`
+            path.unlink()
         free = shutil.disk_usage(self.folder).free
         if free < bytes_needed:
             raise OSError(f"it needs {bytes_needed:,} bytes")
