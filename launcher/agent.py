@@ -194,8 +194,10 @@ class Group:
             self.code = self.code or -signal.SIGKILL
 
     def _ended(self) -> list[tuple[str | None, int]]:
-        """Rank and code of those that have ended since the last call."""
+        """Rank and code of those that have ended since the last call; those that a signal has killed come first: others
+        end because they miss them."""
         ended = [(rank, process.returncode) for process, rank in self._living.values() if process.poll() is not None]
+        ended.sort(key=lambda one: one[1])
         if ended:
             self.first_end = min(self.first_end, time.monotonic())
             self.code = self.code or next((code for _, code in ended if code), 0)

@@ -136,7 +136,7 @@ def test_a_run_that_trained_nothing_takes_any_recipe(tmp_path):
 @pytest.mark.processes
 def test_a_run_goes_on_on_another_number_of_ranks(run):
     """The same batches, the same masks of dropout: losses as on the ranks before, within rounding."""
-    steps = "--set=stages.pretrain.steps=24"
+    steps = "--set=stages.pretrain.steps=120"  # more than are done before the signal arrives
     assert run.launch(steps, recipe=ALONE).returncode == 0
     whole = run.losses("pretrain")
     run.path = run.path.with_name("resized [1]*")  # DeepSpeed takes paths for patterns
@@ -155,7 +155,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(run):
     assert f"resumed from step {step}" in again.stdout
     for at, (loss, norm) in run.losses("pretrain").items():
         assert (loss, norm) == pytest.approx(whole[at], rel=1e-5), at
-    assert len(run.losses("pretrain")) == 24 and not list(run.path.rglob("*.resized*"))
+    assert len(run.losses("pretrain")) == 120 and not list(run.path.rglob("*.resized*"))
 
 
 @pytest.mark.processes
