@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from mux.event import (
     StopAgreed,
 )
 from mux.journal import EventReader, decode
-from mux.run import JobPlan, Plan, RunDirectory
+from mux.run import JobPlan, Plan, RunDirectory, write_bytes
+from mux.secrets import found, redacted
 
 ENDING_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others
+LOG_BLOCK = 1 << 20  # characters of a log that are looked at at once
 BEAT_SECONDS_PER_RANK = 0.15  # 64 ranks: each one's heartbeat is passed on every 10 s
 
 
@@ -45,15 +48,16 @@ class Attempt:
         self._ended: dict[Who, int] = {}  # ranks that ended badly by themselves, in that order, and their codes
         self._ending_until = 0.0
         self._beats: dict[Who, float] = {}  # when a heartbeat was last passed on
-        ranks = [(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
-        self._readers = [EventReader(emptied(run.rank_events(host, rank))) for host, rank in ranks]
+        self._ranks: list[Who] = [(row["name"], rank) for row in job.ranks() for rank in row["ranks"]]
+        self._readers = [EventReader(emptied(run.rank_events(host, rank))) for host, rank in self._ranks]
         self._agents = {host.name: EventReader(log, log.stat().st_size if log.exists() else 0)
                         for host in job.hosts for log in [run.node_log(host.name, job)]}
         self._log_sizes = {name: reader.offset for name, reader in self._agents.items()}  # before this start
         cluster = plan.recipe["cluster"]
-        self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number))
+        self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number,
+                            measures=bool(job.measures)))
         self._processes = JobProcesses(plan, job, run)
-        self.liveness = Liveness(ranks, cluster["heartbeat_seconds"], cluster["stall_seconds"])
+        self.liveness = Liveness(self._ranks, cluster["heartbeat_seconds"], cluster["stall_seconds"])
 
     def look(self) -> None:
         """One look: what the ranks say, whether they live and come further. Ends a job that does not, everywhere."""
@@ -77,6 +81,7 @@ class Attempt:
         if self.failure is None and self.stopped is None and not self.run.done(self.job) and ends:
             self.failure = self._judged(ends)
             self.say(self.failure.event(self.job.id))
+        self._take_secrets_out()
         self.code = self.failure.code if self.failure else 0
         if not self.run.done(self.job):
             self.code = self.code or self._processes.poll() or 0
@@ -136,6 +141,14 @@ class Attempt:
         self._beats[who] = now
         return False
 
+    def _take_secrets_out(self) -> None:
+        """Of what was printed past Python by C++, an ssh or a shell: nobody writes to these logs any more, but those
+        who are out of reach."""
+        logs = [self.run.node_log(host.name, self.job) for host in self.job.hosts]
+        for log in (*logs, *(self.run.rank_log(host, rank) for host, rank in self._ranks)):
+            with suppress(OSError):  # it is not there, or the disk is full: its folder is the user's alone
+                redact(log)
+
     def _last_words(self, host: str) -> str:
         """The last line in words that a host's agent and ranks, or the ssh to them, have printed in this start."""
         log = self.run.node_log(host, self.job)
@@ -150,3 +163,11 @@ def emptied(log: Path) -> Path:
     log.unlink(missing_ok=True)
     log.touch(0o600)
     return log
+
+
+def redact(log: Path) -> None:
+    """Replace the secrets in a log: whole or not at all, and only if there are any. Raises OSError."""
+    with open(log, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if any(found("".join(lines)) for lines in iter(lambda: file.readlines(LOG_BLOCK), [])):
+            file.seek(0)
+            write_bytes(log, redacted(file.read()).encode(errors="surrogateescape"))

@@ -139,19 +139,6 @@ def has_trained(run: RunDirectory) -> bool:
                                                                               run.path.rglob("checkpoints")))
 
 
-def kept_micro_batches(run: RunDirectory, micro_batch: int) -> dict[str, int]:
-    """Stage -> its micro batch until now, where it goes on from a checkpoint and the recipe asks for the same as
-    before: dropout is drawn by micro batch, so losses do not depend on the number of devices."""
-    try:
-        previous = run.read_plan()
-    except (OSError, ValueError):
-        return {}
-    if previous.recipe["engine"]["micro_batch"] != micro_batch:
-        return {}
-    return {stage.id: stage.micro_batch for stage in previous.stages
-            if stage.micro_batch and manifests.steps(run.checkpoints(stage.id))}
-
-
 class Told(NamedTuple):
     """What the events of earlier starts tell."""
 

@@ -42,7 +42,7 @@ def memory_rows(recipe: Recipe, plans: Sequence[StagePlan]) -> list[dict[str, An
     for stage, plan in zip(recipe.stages, plans, strict=True):
         if not isinstance(stage, TrainingStage) or plan.sequence_length is None:
             continue
-        micro_batch = max((point.micro_batch for point in plan.points), default=plan.micro_batch or 1)
+        micro_batch = max((point.micro_batch or 1 for point in plan.points), default=plan.micro_batch or 1)
         length, finetunes = plan.sequence_length, isinstance(stage, FinetuneStage)
         demultiplexed, decoded = _read_states(recipe, stage, length)
         kept = memory.activations(

@@ -19,8 +19,7 @@ LONGEST_PAUSE = 60.0  # seconds
 
 
 class Restarts:
-    """How often each job has been started, and has failed without progress in between. A job is known by its work:
-    another plan may give it another number."""
+    """How often each job has been started, and has failed without progress in between. A job is known by its work."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -30,9 +29,8 @@ class Restarts:
 
     def started(self, job: JobPlan) -> int:
         """Count a start; which one it is."""
-        work = (job.stages, job.trainings)
-        self._starts[work] = self._starts.get(work, 0) + 1
-        return self._starts[work]
+        self._starts[job.work] = self._starts.get(job.work, 0) + 1
+        return self._starts[job.work]
 
     def further(self, event: Event) -> bool:
         """Whether the run has never been as far: a checkpoint that is saved once more is no progress."""
@@ -48,9 +46,8 @@ class Restarts:
 
     def after(self, job: JobPlan, progressed: bool = False) -> Restarting | None:
         """Count a failure; the start that follows, if one may."""
-        work = (job.stages, job.trainings)
-        failures = 1 if progressed else self._failures.get(work, 0) + 1
-        self._failures[work] = failures
+        failures = 1 if progressed else self._failures.get(job.work, 0) + 1
+        self._failures[job.work] = failures
         if failures > self.most:
             return None
         pause = min(LONGEST_PAUSE, 2.0 ** min(failures, 10))

@@ -5,6 +5,7 @@ Everything that can be known before the first process is derived here, once; a r
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
@@ -52,8 +53,8 @@ TAKES: dict[str, tuple[str, ...]] = {
 
 
 def make(loaded: Loaded, cluster: Cluster, directory: Path, micro_batches: Mapping[str, int] | None = None) -> Plan:
-    """The plan of a recipe that the loader has checked; stages in `micro_batches` keep theirs if it divides their share
-    of the batch. Raises Refusal with all that does not fit."""
+    """The plan of a recipe that the loader has checked. `micro_batches` are known already, of stages that go on or have
+    been measured; other divisors of their shares may take their place. Raises Refusal with all that does not fit."""
     recipe = loaded.recipe
     problems = Problems(loaded)
     if cluster.devices > MAX_DEVICES:
@@ -63,7 +64,7 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path, micro_batches: Mappi
                      f"--set cluster.min_hosts={len(cluster.hosts)}, or a hostfile with more hosts")
     stages: list[StagePlan] = []
     for stage in recipe.stages:
-        most = min(recipe.engine.micro_batch, (micro_batches or {}).get(stage.id, MAX_BATCH))
+        most = _most(recipe.engine, (micro_batches or {}).get(stage.id))
         stages.append(_stage(recipe, stage, stages, cluster, most, problems))
     if problems:
         raise Refusal(problems)
@@ -103,12 +104,18 @@ def placement(stage: Stage, cluster: Cluster) -> tuple[Host, ...]:
 
 
 def _jobs(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Iterator[JobPlan]:
-    """Consecutive stages with one placement share the start of their processes, one phase after the other.
+    """Consecutive stages with one placement share the start of their processes, one phase after the other. Micro
+    batches that are not known are measured before everything else.
 
     Trainings of a fine-tuning stage are a phase before it, on a device each; the stage itself then chooses among them.
     """
     numbers, phases = count(), count()
     devices = list(_devices(cluster))
+    unmeasured = [stage for stage, plan in zip(recipe.stages, plans, strict=True)
+                  if plan.batch is not None and plan.micro_batch is None]
+    for hosts, stages in groupby(unmeasured, key=lambda stage: placement(stage, cluster)):
+        yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(stage.id for stage in stages), hosts=hosts,
+                      measures=measured_for(recipe, hosts))
     for hosts, stages in groupby(recipe.stages, key=lambda stage: placement(stage, cluster)):
         together: list[str] = []
         for stage in stages:
@@ -123,6 +130,12 @@ def _jobs(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Itera
                                   trainings=share, first_rank=rank)
             together.append(stage.id)
         yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
+
+
+def measured_for(recipe: Recipe, hosts: Sequence[Host]) -> str:
+    """What a measured micro batch holds for, as a short name."""
+    decisive = digest(recipe), sum(host.slots for host in hosts), recipe.engine.zero_stage
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 
 def _devices(cluster: Cluster) -> Iterator[Host]:
@@ -162,9 +175,16 @@ def _model(model: ModelSection, parameters: int | None) -> dict[str, Any]:
 
 
 # --- one stage ------------------------------------------------------------------------------------
-def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: Cluster, most: int,
+def _most(engine: EngineSection, known: int | None) -> int | None:
+    """Groups of a micro batch of a stage, at most; None: to be measured. `known`: what it has had until now."""
+    if engine.micro_batch == "auto":
+        return known
+    return min(engine.micro_batch, known or MAX_BATCH)
+
+
+def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: Cluster, most: int | None,
            problems: Problems) -> StagePlan:
-    """`most`: groups of a micro batch."""
+    """`most`: as `_most` has it."""
     hosts = placement(stage, cluster)
     devices = sum(host.slots for host in hosts)
     source = _source(recipe, stage, earlier)
@@ -177,7 +197,7 @@ def _stage(recipe: Recipe, stage: Stage, earlier: Sequence[StagePlan], cluster: 
         "batch": stage.batch,
         "micro_batch": micro_batch,
         "accumulation": accumulation,
-        "deepspeed": deepspeed_config(recipe.engine, micro_batch, accumulation),
+        "deepspeed": deepspeed_config(recipe.engine, micro_batch or 1, accumulation or 1),
     }
     if isinstance(stage, FinetuneStage):
         points = _points(most, stage, hosts, problems)
@@ -229,15 +249,15 @@ def split(batch: int, devices: int, most: int) -> tuple[int, int]:
     return micro_batch, share // micro_batch
 
 
-def _fit(key: str, batch: int, most: int, hosts: tuple[Host, ...],
-         problems: Problems) -> tuple[int, int]:
-    """`split`, or a problem that names the batches and numbers of hosts that fit."""
+def _fit(key: str, batch: int, most: int | None, hosts: tuple[Host, ...],
+         problems: Problems) -> tuple[int, int] | tuple[None, None]:
+    """`split`, or a problem that names the batches and numbers of hosts that fit. `most`: as `_most` has it."""
     devices = sum(host.slots for host in hosts)
     if batch > MAX_BATCH:
         problems.add(key, f"{batch:,} groups a step are more than {MAX_BATCH:,}")
         return 1, 1
     if batch % devices == 0:
-        return split(batch, devices, most)
+        return (None, None) if most is None else split(batch, devices, most)
     below = batch // devices * devices
     fitting = [number for number in (below, below + devices) if number]
     nearest = min(fitting, key=lambda number: abs(number - batch))
@@ -257,7 +277,7 @@ def _fewer_hosts(batch: int, hosts: tuple[Host, ...]) -> int | None:
     return next((n for n in counts if batch % sum(host.slots for host in hosts[:n]) == 0), None)
 
 
-def _points(most: int, stage: FinetuneStage, hosts: tuple[Host, ...],
+def _points(most: int | None, stage: FinetuneStage, hosts: tuple[Host, ...],
             problems: Problems) -> tuple[Point, ...]:
     """The grid of the search; a dimension that it leaves out has the stage's own value."""
     rates = stage.search.learning_rate or (stage.learning_rate,)

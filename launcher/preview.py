@@ -137,7 +137,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
             stage = plan.stage(stage_id)
             branch = "`-" if position == len(job.stages) - 1 else "|-"
             kind = "" if stage.kind == stage.id else f" ({stage.kind})"
-            yield f"{branch} stage {stage.id}{kind}, from {stage.source or 'new weights'}"
+            yield (f"{branch} measures how many groups of stage {stage.id} fit" if job.measures else
+                   f"{branch} stage {stage.id}{kind}, from {stage.source or 'new weights'}")
 
 
 def _training(plan: Plan, recipe: Recipe) -> Iterator[str]:
@@ -151,11 +152,13 @@ def _training(plan: Plan, recipe: Recipe) -> Iterator[str]:
 def _arithmetic(stage: TrainingStage, planned: StagePlan, N: int) -> Iterator[str]:
     """batch = devices x micro batch x accumulation, in words, for each batch that the stage uses."""
     batches = {(point.batch, point.micro_batch, point.accumulation): None for point in planned.points} or {
-        (planned.batch or 0, planned.micro_batch or 0, planned.accumulation or 0): None}
+        (planned.batch or 0, planned.micro_batch, planned.accumulation): None}
     length = planned.sequence_length or 0
     for batch, micro_batch, accumulation in batches:
         devices = _count(planned.devices, "device")
-        factors = f"{devices} x {micro_batch:,} micro batch x {accumulation:,} accumulation"
+        factors = (f"{devices} x {micro_batch:,} micro batch x {accumulation:,} accumulation"
+                   if micro_batch and accumulation else
+                   f"{devices} x micro batch x accumulation, of which as many groups as fit are to be measured")
         yield f"{_count(batch, 'group')} = {factors}"
         instances = f"= {batch * N:,} instances of N = {N}"
         if isinstance(stage, FinetuneStage):
@@ -188,8 +191,9 @@ def _deepspeed(plan: Plan) -> Iterator[str]:
     configs: dict[str, list[str]] = {}
     for stage in plan.stages:
         if stage.deepspeed is not None:
-            searched = " (the search sets the batch keys)" if len(stage.points) > 1 else ""
-            configs.setdefault(json.dumps(stage.deepspeed, indent=2), []).append(stage.id + searched)
+            note = (" (to measure its micro batch with)" if stage.micro_batch is None
+                    else " (the search sets the batch keys)" if len(stage.points) > 1 else "")
+            configs.setdefault(json.dumps(stage.deepspeed, indent=2), []).append(stage.id + note)
     for config, stages in configs.items():
         yield f"{', '.join(stages)}:"
         yield from config.splitlines()
@@ -211,7 +215,8 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield "not known: the encoder's shape is its own, and so is what ZeRO divides"
     columns = ("weights", "gradients", "optimizer", "activations", "total")
     for stage_id, rows in groupby(plan.memory, key=lambda row: row["stage"]):
-        yield f"{stage_id}, on {_count(plan.stage(stage_id).devices, 'device')}"
+        one = "" if plan.stage(stage_id).micro_batch else ", with the activations of one group"
+        yield f"{stage_id}, on {_count(plan.stage(stage_id).devices, 'device')}{one}"
         yield "  ZeRO" + "".join(f"{name:>12}" for name in columns)
         for row in rows:
             mark = "  <- recipe" if row["recipe"] else ""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
-from launcher import allocation, directory, hostfile, hosts, plan, preflight, software
+from launcher import allocation, directory, hostfile, hosts, micro_batches, plan, preflight, software
 from launcher.dashboard.sentences import sentence
 from launcher.directory import Resume
 from launcher.ending import remedy
@@ -119,7 +119,7 @@ def _replan(request: Request, loaded: Loaded, run: RunDirectory) -> Replan:
 
 
 def _plan_on(cluster: Cluster, request: Request, loaded: Loaded, run: RunDirectory) -> Plan:
-    kept = {} if request.fresh else directory.kept_micro_batches(run, loaded.recipe.engine.micro_batch)
+    kept = {} if request.fresh else micro_batches.known(run, loaded.recipe, cluster)
     return plan.make(loaded, cluster, run.path, kept)
 
 

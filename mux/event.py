@@ -42,6 +42,7 @@ class JobStarted(Event):
     stages: list[str]
     hosts: list[dict[str, Any]]  # [{"name", "ranks"}] of this job
     attempt: int = 1
+    measures: bool = False  # the micro batches of its stages, and runs none of them
 
 
 @dataclass(frozen=True, kw_only=True)

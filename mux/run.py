@@ -54,8 +54,8 @@ class Point(Part):
 
     learning_rate: float
     batch: int
-    micro_batch: int
-    accumulation: int
+    micro_batch: int | None  # None: still to be measured, as in a StagePlan
+    accumulation: int | None
 
 
 class TrainingPlan(Part):
@@ -73,7 +73,11 @@ class TrainingPlan(Part):
 
 
 class StagePlan(Part):
-    """One stage with its batch arithmetic: batch = devices x micro_batch x accumulation, in groups."""
+    """One stage with its batch arithmetic: batch = devices x micro_batch x accumulation, in groups.
+
+    Where the micro batch is still to be measured it is None, and so is the accumulation; the DeepSpeed config is the
+    one to measure with.
+    """
 
     id: str
     kind: str
@@ -101,11 +105,17 @@ class JobPlan(Part):
     stages: tuple[str, ...]
     hosts: tuple[Host, ...]
     trainings: tuple[str, ...] = ()  # these of its fine-tuning stage; none: whole stages
+    measures: str = ""  # its stages' micro batches, and runs none of them: what they hold for, as their files have it
     first_rank: int = 0  # what its first rank is called: the number of its device among all of the cluster
 
     @property
     def world_size(self) -> int:
         return sum(host.slots for host in self.hosts)
+
+    @property
+    def work(self) -> tuple[object, ...]:
+        """What it is for; another plan may give it another number."""
+        return self.stages, self.trainings, self.measures
 
     def ranks(self) -> list[dict[str, Any]]:
         """[{"name": host, "ranks": [0, 1, ...]}] in rank order, as events carry it."""
@@ -114,6 +124,14 @@ class JobPlan(Part):
             rows.append({"name": host.name, "ranks": list(range(first, first + host.slots))})
             first += host.slots
         return rows
+
+
+class MeasuredMicroBatch(Part):
+    """How many groups of a stage fit on a device at a time."""
+
+    micro_batch: int
+    limit: int  # bytes that a rank may use
+    tries: tuple[dict[str, float], ...]  # groups, bytes at the peak, seconds of a step
 
 
 class Plan(Part):
@@ -162,6 +180,10 @@ class RunDirectory:
         """Written last by a stage: a stage is done when this file exists."""
         return self.stage(stage_id) / "result.json"
 
+    def micro_batch(self, stage_id: str, measures: str) -> Path:
+        """What has been measured for `engine.micro_batch = "auto"`; `measures`: as a job has it."""
+        return self.stage(stage_id) / f"micro_batch.{measures}.json"
+
     def training(self, stage_id: str, name: str) -> Path:
         """The folder of one training of a fine-tuning stage, while it is not chosen or passed over."""
         task, _, rest = name.partition("/")
@@ -179,6 +201,8 @@ class RunDirectory:
 
     def done(self, job: JobPlan) -> bool:
         """Whether all that a job is for has its result."""
+        if job.measures:
+            return all(self.micro_batch(stage, job.measures).exists() for stage in job.stages)
         if job.trainings:
             return all(self.training_result(job.stages[0], name).exists() for name in job.trainings)
         return all(self.stage_result(stage).exists() for stage in job.stages)

@@ -36,7 +36,7 @@ def main() -> None:
 def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop: process.StopFlag) -> int:
     """Run the job's stages; the exit code, unless leaving the other ranks ends the process first."""
     try:
-        from mux.stages import run_stage
+        from mux.stages import measure_stage, run_stage
         from mux.stages.context import Context
         from mux.train.engine import Ranks
         from mux.train.loop import Stopped
@@ -46,13 +46,13 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         voice.gpu = ranks.gpu
         voice(RankStarted(pid=os.getpid(), device=ranks.device_name, job=job.id))
         context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop,
-                          trainings=job.trainings)
+                          trainings=job.trainings, measures=job.measures)
         try:
             for stage_id in job.stages:
                 if ranks.from_first(run.stage_result(stage_id).exists()):
                     continue
                 stage = next(stage for stage in recipe.stages if stage.id == stage_id)
-                run_stage(context, stage)
+                (measure_stage if job.measures else run_stage)(context, stage)
         except Stopped as stopped:
             if ranks.first:
                 voice(StopAgreed(stage=voice.stage or "", step=stopped.step))

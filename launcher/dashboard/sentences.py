@@ -41,7 +41,8 @@ def _run_started(event: events.RunStarted) -> Sentence:
 
 def _job_started(event: events.JobStarted) -> Sentence:
     hosts = (f"{clean(row.get('name'))} ranks {numbers(row.get('ranks') or [])}" for row in event.hosts)
-    text = f"job {event.job} ({', '.join(map(clean, event.stages))}) on {clean('; '.join(hosts))}"
+    what = f"{'micro batches of ' if event.measures else ''}{', '.join(map(clean, event.stages))}"
+    text = f"job {event.job} ({what}) on {clean('; '.join(hosts))}"
     if event.attempt > 1:
         return Sentence(f"{text}, attempt {event.attempt}", "warning")
     return Sentence(text)

@@ -45,6 +45,7 @@ _SAYINGS: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "union_tag_not_found": lambda v, c: "is missing",
     "union_tag_invalid": lambda v, c: f"is {shown(v.get('kind'))}, which is no kind of stage",
 }
+_OF_NUMBERS = ("int_type", "greater_than_equal", "less_than_equal")
 # last part of a key -> what its values are like
 _GRAMMAR = {
     "name": "a name has letters, digits and . _ - only, at most 100, and begins with a letter or a digit",
@@ -88,9 +89,16 @@ def _true_ones(
     error: ValidationError, tree: dict[str, Any]
 ) -> Iterator[tuple[str, Path, Any, dict[str, Any]]]:
     """Errors with their path in the draft, without the ones that only follow from another."""
-    for found in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    words = {found["loc"][:-1] for found in errors if found["type"] == "literal_error"}
+    or_words = words & {found["loc"][:-1] for found in errors if found["type"] in _OF_NUMBERS}
+    for found in errors:
         kind, value = found["type"], found["input"]
         context = {"message": found["msg"], **found.get("ctx", {})}
+        if found["loc"][:-1] in or_words:
+            if isinstance(value, str) != (kind == "literal_error"):
+                continue  # a word was not meant for the number, nor a number for the word
+            context["expected"] = f"a whole number or {context.get('expected')}"
         path, tags, there = _follow(found["loc"], tree, ends_in_key=kind in ("missing", "extra_forbidden"))
         if tags and any(_wants_table(tag) for tag in tags) != isinstance(there, dict):
             continue  # a member of a union that the value was not meant for

@@ -133,7 +133,8 @@ class CorpusSection(Section):
 class EngineSection(Section):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1  # not a Literal: those take true for 1
-    micro_batch: Count = 32  # at most so many groups per device and forward
+    # At most so many groups per device and forward; "auto": as many as fit, measured when the run starts.
+    micro_batch: Count | Literal["auto"] = 32
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0  # 0: none
     activation_checkpointing: bool = False
     initial_loss_scale_power: Annotated[int, Field(ge=0, le=32)] = 16  # fp16: the scale starts at 2 ** this

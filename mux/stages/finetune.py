@@ -12,11 +12,12 @@ import time
 from typing import Any
 
 from mux.event import Evaluated, ModelSaved
-from mux.recipe import FinetuneStage
+from mux.recipe import FinetuneStage, definition_of
 from mux.recipe.averages import averages
 from mux.run import Point, read_json
 from mux.stages import task_training
 from mux.stages.context import Context
+from mux.stages.micro_batch import Workload
 
 
 def run(context: Context, stage: FinetuneStage) -> None:
@@ -39,6 +40,12 @@ def run(context: Context, stage: FinetuneStage) -> None:
     seconds = sum(read_json(context.run.training_result(stage.id, training.name))["seconds"] for training in mine)
     result = {"tasks": tasks, "averages": averages(tasks)} | alone
     context.finish(stage.id, result, time.monotonic() - seconds)
+
+
+def workload(context: Context, stage: FinetuneStage) -> Workload:
+    """Of the task with the most answers: one that asks about words, if there is any."""
+    of_words = (task for task in stage.tasks if definition_of(task, context.recipe.tasks).tokens)
+    return task_training.workload(context, stage, next(of_words, stage.tasks[0]))
 
 
 def choose(context: Context, stage: FinetuneStage, task: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import functools
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from mux.data.batches import CorpusBatches, Share, TextQuestions
@@ -22,13 +23,14 @@ from mux.recipe import PretrainStage, RetrievalStage
 from mux.run import StagePlan
 from mux.stages.context import Context
 from mux.stages.loading import config_of, load_model
+from mux.stages.micro_batch import Workload
 from mux.stages.model_folder import save_model
 from mux.stages.sources import source_folder
 from mux.stages.training import identity, limits, profiling, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Training, seed_of, train
-from mux.train.objective import MASKED_TOKENS, REPLACED_TOKENS, Answers, Objective, weighed
+from mux.train.objective import MASKED_TOKENS, REPLACED_TOKENS, Answers, Batch, Objective, weighed
 from mux.train.schedule import Schedule
 
 HELD_OUT_GROUPS = 128  # enough for two digits of an accuracy
@@ -38,6 +40,27 @@ ANSWERS: dict[str, Answers] = {"bert": MASKED_TOKENS, "electra": REPLACED_TOKENS
 
 def run(context: Context, stage: PretrainStage) -> None:
     train_on_corpus(context, stage, mask_rate=stage.mask_rate, retrieval_rate=stage.retrieval_rate)
+
+
+def workload(context: Context, stage: PretrainStage) -> Workload:
+    return corpus_workload(context, stage.mask_rate, stage.retrieval_rate)
+
+
+def corpus_workload(context: Context, mask_rate: float | None, retrieval_rate: float) -> Workload:
+    """Of `train_on_corpus`: rows of random tokens."""
+    tokenizer, N = context.tokenizer, context.recipe.model.N
+    config = config_of(context.recipe.model, tokenizer, retrieval_rate)
+    objective = objective_of(config)
+    questions = questions_of(config, objective, context, mask_rate)
+    ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+
+    def batch(groups: int) -> Batch:
+        shape = (groups, N, context.recipe.corpus.sequence_length)
+        return questions(np.random.default_rng(0).choice(ordinary, shape), 0, 0, 0)
+
+    model = MuxForPreTraining(config)
+    save_memory(context, model)
+    return Workload(model, objective, batch)
 
 
 def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mask_rate: float | None,

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from mux.data.batches import Share, TaskBatches
 from mux.data.encoding import Encoded
+from mux.data.masking import retrieval_slots
 from mux.data.tasks import Task
 from mux.event import TrainingDone, TrainingStarted
 from mux.hub.provenance import training_texts
@@ -22,12 +24,13 @@ from mux.recipe import FinetuneStage
 from mux.run import Point, StagePlan, TrainingPlan, write_json
 from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
+from mux.stages.micro_batch import Workload
 from mux.stages.model_folder import save_model
 from mux.stages.training import identity, limits, profiling, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Position, Training, seed_of, train
-from mux.train.objective import CLASSES, NUMBERS, Objective, weighed
+from mux.train.objective import CLASSES, NUMBERS, Batch, Objective, weighed
 from mux.train.schedule import Schedule
 
 
@@ -59,8 +62,9 @@ def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material
     """Train, evaluate, save the model; the training's result file is written last."""
     started, folder = time.monotonic(), context.run.training(stage.id, training.name)
     plan, task, N = context.plan.stage(stage.id), material.task, context.recipe.model.N
-    engine = Engine(starting_model(context, stage, task, training.seed), deepspeed_config(plan, training.point),
-                    weight_decay=stage.weight_decay, betas=stage.adam_betas, epsilon=stage.adam_epsilon)
+    engine = Engine(starting_model(context, stage, task, training.seed, plan.source),
+                    deepspeed_config(plan, training.point), weight_decay=stage.weight_decay,
+                    betas=stage.adam_betas, epsilon=stage.adam_epsilon)
     checkpoints = Checkpoints(folder / "checkpoints", context.ranks, identity(context, f"{stage.id}/{training.name}"),
                               stage.keep_checkpoints, stage.keep_every)
     again = functools.partial(resume, context, checkpoints, engine, stage.id)
@@ -88,18 +92,42 @@ def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material
                              mean=choice["mean"], std=choice["std"], seconds=seconds))
 
 
+def workload(context: Context, stage: FinetuneStage, name: str) -> Workload:
+    """Of one task, with rows of full length that are of its first class."""
+    task, N, length = open_task(context, name, stage.id), context.recipe.model.N, stage.sequence_length
+    model = starting_model(context, stage, task, seed=0, source=None)
+
+    def batch(groups: int) -> Batch:
+        ids = torch.full((groups * N, length), context.tokenizer.mask_token_id)
+        labels = torch.zeros_like(ids) if task.definition.tokens else torch.zeros(len(ids), dtype=(
+            torch.float32 if task.definition.regression else torch.int64))
+        arrays = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        if stage.retrieval_rate > 0:
+            real_BNL = np.ones((groups, N, length), bool)
+            real_BNL[..., 0] &= retrieves_first(model)
+            arrays["retrieval_slots"] = torch.from_numpy(retrieval_slots(real_BNL, 0, 0, 0))
+        return arrays
+
+    return Workload(model, objective_of(stage, task), batch)
+
+
+def objective_of(stage: FinetuneStage, task: Task) -> Objective:
+    return Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES)
+
+
 def values(context: Context, stage: FinetuneStage, training: TrainingPlan, material: Material,
            engine: Engine) -> Training:
     """The training as the loop takes it."""
     point, steps, task = training.point, training.steps, material.task
     N, ranks = context.recipe.model.N, context.ranks
+    assert point.micro_batch is not None
     batches = TaskBatches(
         material.train, task.content_hash, N, training.seed,
         Share(ranks.rank, ranks.size, point.batch, point.micro_batch), stage.retrieval_rate > 0,
         retrieves_first=retrieves_first(engine.model))
     return Training(
         stage=stage.id, steps=steps, batches=batches, task=task.name, name=training.name,
-        objective=Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES),
+        objective=objective_of(stage, task),
         schedule=Schedule(point.learning_rate, round(stage.warmup_fraction * steps), steps),
         groups=point.batch, N=N, seed=training.seed, log_every=stage.log_every, save_every=stage.save_every,
         limits=limits(context))
@@ -134,10 +162,11 @@ def deepspeed_config(plan: StagePlan, point: Point) -> dict[str, Any]:
                              "gradient_accumulation_steps": point.accumulation}
 
 
-def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int) -> PreTrainedModel:
+def starting_model(context: Context, stage: FinetuneStage, task: Task, seed: int,
+                   source: str | None) -> PreTrainedModel:
     """The pre-trained weights of the stage's source (none: new ones) below a new head drawn from the seed."""
     torch.manual_seed(seed_of(seed, "head", task.name))
-    model = context.encoder.starting(stage, task, context.plan.stage(stage.id).source)
+    model = context.encoder.starting(stage, task, source)
     save_memory(context, model)
     return model
 
