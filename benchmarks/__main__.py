@@ -26,7 +26,7 @@ BEGIN, END = "<!-- measured -->", "<!-- end of what is measured -->"
 ON = {  # benchmark -> the devices it is for
     "inference": ("cpu", "cuda"), "limits": ("cpu",), "training": ("cpu", "cuda"), "ragged": ("cpu",),
     "data_path": ("cpu",), "checkpoint_stall": ("cpu",), "first_step": ("cpu",), "peers": ("cpu",),
-    "stacking": ("cpu",),
+    "stacking": ("cpu",), "precision": ("cpu",),
 }
 
 
@@ -92,15 +92,17 @@ def done(name: str, asked: argparse.Namespace) -> bool:
 
 
 def write(page: Path, results: Path) -> None:
-    """Replace what is measured in a page; the rest of it stays."""
-    from benchmarks import records
+    """Replace what is measured in a page, and the picture beside it; the rest stays."""
+    from benchmarks import records, stacking
 
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{page} has no lines {BEGIN} and {END} between which tables can be put")
-    page.write_text(f"{before}{BEGIN}\n\n{records.markdown(records.read(results))}\n{END}{after}", encoding="utf-8")
+    found = records.read(results)
+    page.write_text(f"{before}{BEGIN}\n\n{records.markdown(found)}\n{END}{after}", encoding="utf-8")
+    stacking.picture(found, page.with_name("stacking.svg"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from launcher.plan import measured_for, placement
+from launcher.placement import measured_for, placement
 from mux import manifest as manifests
 from mux.recipe import Recipe
 from mux.run import Cluster, MeasuredMicroBatch, RunDirectory, read_plain

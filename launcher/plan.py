@@ -5,16 +5,15 @@ Everything that can be known before the first process is derived here, once; a r
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from heapq import heappop, heappush
-from itertools import count, groupby, product
+from collections.abc import Mapping, Sequence
+from itertools import product
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from launcher import footprint
+from launcher.placement import jobs_of, placement
 from mux.recipe import (
     EngineSection,
     FinetuneStage,
@@ -33,7 +32,7 @@ from mux.recipe import (
     digest,
 )
 from mux.recipe.digest import resolved
-from mux.run import Cluster, Host, JobPlan, Plan, Point, StagePlan, TrainingPlan
+from mux.run import Cluster, Host, Plan, Point, StagePlan, TrainingPlan
 
 MAX_DEVICES = 2**14  # of a cluster; beyond it a plan takes long to make and to read
 MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
@@ -77,7 +76,7 @@ def make(loaded: Loaded, cluster: Cluster, directory: Path, micro_batches: Mappi
         provenance=dict(loaded.provenance),
         cluster=cluster,
         stages=tuple(stages),
-        jobs=tuple(_jobs(recipe, cluster, stages)),
+        jobs=tuple(jobs_of(recipe, cluster, stages)),
         model=_model(recipe.model, size.total if size else None),
         parameters=size.total if size else None,
         memory=footprint.memory_rows(recipe, stages),
@@ -95,71 +94,6 @@ class Problems(list[Problem]):
     def add(self, key: str, message: str, hint: str | None = None) -> None:
         where = self.loaded.provenance.get(key, "default")
         self.append(Problem(message, key, str(self.loaded.path) if where == "default" else where, hint))
-
-
-# --- placement ------------------------------------------------------------------------------------
-def placement(stage: Stage, cluster: Cluster) -> tuple[Host, ...]:
-    """Every device for a stage that runs everywhere, else the first slot of the first host."""
-    return cluster.hosts if stage.everywhere else (cluster.hosts[0].model_copy(update={"slots": 1}),)
-
-
-def _jobs(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Iterator[JobPlan]:
-    """Consecutive stages with one placement share the start of their processes, one phase after the other. Micro
-    batches that are not known are measured before everything else.
-
-    Trainings of a fine-tuning stage are a phase before it, on a device each; the stage itself then chooses among them.
-    """
-    numbers, phases = count(), count()
-    devices = list(_devices(cluster))
-    unmeasured = [stage for stage, plan in zip(recipe.stages, plans, strict=True)
-                  if plan.batch is not None and plan.micro_batch is None]
-    for hosts, stages in groupby(unmeasured, key=lambda stage: placement(stage, cluster)):
-        yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(stage.id for stage in stages), hosts=hosts,
-                      measures=measured_for(recipe, hosts))
-    for hosts, stages in groupby(recipe.stages, key=lambda stage: placement(stage, cluster)):
-        together: list[str] = []
-        for stage in stages:
-            shares = _shares(next(plan for plan in plans if plan.id == stage.id).trainings, len(devices))
-            if len(shares) > 1:
-                if together:
-                    yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
-                    together = []
-                phase = next(phases)
-                for rank, share in enumerate(shares):
-                    yield JobPlan(id=next(numbers), phase=phase, stages=(stage.id,), hosts=(devices[rank],),
-                                  trainings=share, first_rank=rank)
-            together.append(stage.id)
-        yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
-
-
-def measured_for(recipe: Recipe, hosts: Sequence[Host]) -> str:
-    """What a measured micro batch holds for, as a short name."""
-    decisive = digest(recipe), sum(host.slots for host in hosts), recipe.engine.zero_stage
-    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
-
-
-def _devices(cluster: Cluster) -> Iterator[Host]:
-    """Each device by itself, in rank order."""
-    for host in cluster.hosts:
-        for slot in range(host.first_slot, host.first_slot + host.slots):
-            yield host.model_copy(update={"slots": 1, "first_slot": slot})
-
-
-def _shares(trainings: Sequence[TrainingPlan], devices: int) -> list[tuple[str, ...]]:
-    """The trainings' names packed over at most so many devices: the longest first, each on the device that is free
-    first; within a share as they stand in the stage, so that a task's rows are read once."""
-    shares: list[list[int]] = [[] for _ in range(min(devices, len(trainings)))]
-    free = [(0, device) for device in range(len(shares))]  # a heap of (its groups so far, device)
-    for index in sorted(range(len(trainings)), key=lambda index: -_work(trainings[index])):
-        groups, device = heappop(free)
-        shares[device].append(index)
-        heappush(free, (groups + _work(trainings[index]), device))
-    return [tuple(trainings[index].name for index in sorted(share)) for share in shares]
-
-
-def _work(training: TrainingPlan) -> int:
-    """Groups that a training reads."""
-    return training.steps * training.point.batch
 
 
 def _model(model: ModelSection, parameters: int | None) -> dict[str, Any]:
