@@ -202,7 +202,8 @@ class RunDirectory:
     def done(self, job: JobPlan) -> bool:
         """Whether all that a job is for has its result."""
         if job.measures:
-            return all(self.micro_batch(stage, job.measures).exists() for stage in job.stages)
+            return all(self.micro_batch(stage, job.measures).exists() or self.stage_result(stage).exists()
+                       for stage in job.stages)
         if job.trainings:
             return all(self.training_result(job.stages[0], name).exists() for name in job.trainings)
         return all(self.stage_result(stage).exists() for stage in job.stages)

@@ -51,3 +51,12 @@ def test_a_job_of_trainings_is_done_with_their_results(run):
     write_json(run.stage_result("finetune"), {})
     assert run.done(whole)
     assert some.ranks() == [{"name": "h", "ranks": [3]}]
+
+
+def test_a_job_that_measures_is_done_where_it_has_measured_or_nothing_is_left_to_train(run):
+    job = JobPlan(id=0, phase=0, stages=("retrieval", "pretrain"), hosts=(Host(name="h", slots=1),), measures="abc")
+    write_json(run.micro_batch("pretrain", "abc"), {})
+    write_json(run.micro_batch("retrieval", "of another recipe"), {})
+    assert not run.done(job)
+    write_json(run.stage_result("retrieval"), {})
+    assert run.done(job)
