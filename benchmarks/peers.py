@@ -71,7 +71,8 @@ def fed_arrays(call: Callable[[dict[str, Any]], Any], instances: int, under: Con
 
     def run() -> Any:
         batch = rows(instances, under.length, generator)
-        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        ids_RL = batch["input_ids"]
+        batch |= {"attention_mask": torch.ones_like(ids_RL), "token_type_ids": torch.zeros_like(ids_RL)}
         return call({name: tensor.numpy() for name, tensor in batch.items()})
 
     return Contestant(run, instances)

@@ -66,7 +66,7 @@ def picture(records: Iterable[Record], path: Path) -> None:
             axes.plot([x for _, x, _ in points], [y for _, _, y in points], label=name, **series(index))
             for N, x, y in points:
                 axes.annotate(f"{N}", (x, y), (3, 4), textcoords="offset points", color=MUTED, fontsize=7)
-        ticks = [1, 2, 5, 10, 20, 50, 100]
+        ticks = [1, 3, 10, 30, 100, 300]
         axes.set_xticks(ticks, [f"{tick}x" for tick in ticks])
         axes.minorticks_off()
         legend_below(figure, axes)

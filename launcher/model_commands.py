@@ -143,8 +143,10 @@ def predict(
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1.",
                                                show_default="the GPU if there is one")] = None,
     precision: Annotated[str, typer.Option(
-        metavar="fp32|bf16|fp16|int8", help="Of weights and arithmetic: bf16 and fp16 for GPUs, int8 (of the linear "
-                                            "layers) for CPUs. Faster, and a little off.")] = "fp32",
+        metavar="fp32|fp32-medium|bf16|fp16|int8",
+        help="Of weights and arithmetic: bf16 and fp16 for GPUs, int8 (of the linear layers) for CPUs. Faster, and a "
+             "little off. fp32-medium: weights stay, and are multiplied in TF32 (GPUs) or several pieces of bf16 (CPUs "
+             "that have it): far less off on a CPU.")] = "fp32",
     stage: Annotated[str | None, typer.Option(metavar="ID", help="Of a run: the model of this stage.",
                                               show_default=False)] = None,
     task: Annotated[str | None, typer.Option(help="Of a run: the model of this task.", show_default=False)] = None,

@@ -244,6 +244,7 @@ def deepspeed_config(engine: EngineSection, micro_batch: int, accumulation: int)
         "zero_allow_untested_optimizer": True,
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice per micro-batch, and nobody reads it
     }
     if engine.precision == "fp16":  # loss_scale 0: dynamic
         power = engine.initial_loss_scale_power

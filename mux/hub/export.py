@@ -23,7 +23,7 @@ from mux.hub.folder import written_whole
 from mux.hub.provenance import chain, training_texts
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import open_tokenizer
-from mux.model.precision import HALVES, to_precision
+from mux.model.precision import HALVES, MULTIPLIED, to_precision
 from mux.recipe.wording import reason
 from mux.run import RunDirectory, read_results
 
@@ -106,6 +106,9 @@ def export(origin: Origin, destination: Path, onnx: bool = False, precision: str
     if precision == "int8" and not onnx:
         raise ValueError("int8 weights are those of an ONNX file: --onnx --precision int8 "
                          "(mux predict --precision int8 makes its own from any folder)")
+    if precision in MULTIPLIED:
+        raise ValueError(f"a file has no {precision}, which says how fp32 weights are multiplied: export them as fp32, "
+                         f"and read texts with mux predict --precision {precision}")
     if precision in HALVES and onnx:
         raise ValueError(f"ONNX files are in fp32, or with --precision int8 in int8, too: not in {precision}")
     if onnx:

@@ -19,13 +19,11 @@ def encode(backbone: Any, real_BF: Tensor | None, first: int | None = None, *,
            asked: dict[str, Any], **inputs: Tensor | None) -> Any:
     """`backbone(**inputs, **asked)`, of whose last hidden state only the `first` P positions may be wanted (None: all).
 
-    `real_BF`: the positions to be attended, None for all. Where more is `asked` for than the last hidden state, all of
-    it is computed.
+    `real_BF`: the positions to be attended (bool), None for all. Where more is `asked` for than the last hidden state,
+    all of it is computed.
     """
     config = backbone.config
     recorded = config.output_hidden_states or config.output_attentions
-    if real_BF is not None:  # a sequence of padding alone attends to all of it, however it is computed
-        real_BF = real_BF.bool() | ~real_BF.bool().any(-1, keepdim=True)
     if first is None or recorded or any(value is not None and value is not False for value in asked.values()) \
             or not foldable(backbone.encoder.layer[-1].attention.self):
         embedded = next(tensor for tensor in inputs.values() if tensor is not None)
@@ -48,6 +46,12 @@ def foldable(attention: Any) -> bool:
                and not hasattr(layer, "_hf_hook") for layer in (attention.key, attention.value))
 
 
+def attended(real_BF: Tensor) -> Tensor:
+    """Where a sequence attends: to what is real. One of padding alone attends to all of it: its result does not count,
+    and a softmax over nothing would be NaN."""
+    return real_BF | ~real_BF.any(-1, keepdim=True)
+
+
 def attention_mask(config: PreTrainedConfig, shape: torch.Size, dtype: torch.dtype,
                    real_BF: Tensor | None) -> Any:
     """The mask as layers take it; none where all is real, so that attention takes its fastest kernel.
@@ -57,7 +61,7 @@ def attention_mask(config: PreTrainedConfig, shape: torch.Size, dtype: torch.dty
     if real_BF is None:
         return None
     described = torch.empty((), dtype=dtype, device=real_BF.device).expand(*shape, 1)  # only its description is read
-    return create_bidirectional_mask(config, described, real_BF, allow_is_bidirectional_skip=False)
+    return create_bidirectional_mask(config, described, attended(real_BF), allow_is_bidirectional_skip=False)
 
 
 def first_of_layer(layer: Any, states_BFD: Tensor, real_BF: Tensor | None, first: int) -> Tensor:
@@ -82,7 +86,7 @@ def attend(attention: Any, read_BPD: Tensor, states_BFD: Tensor, real_BF: Tensor
     query_BXD = torch.einsum("bphw,hwd->bphd", query_BPHW, key_HWD).flatten(1, 2)  # X = P * H
     scores_BXF = query_BXD @ states_BFD.mT + constant_BPH.flatten(1, 2)[..., None]
     if real_BF is not None:
-        scores_BXF = scores_BXF.masked_fill(~real_BF.bool()[:, None], torch.finfo(scores_BXF.dtype).min)
+        scores_BXF = scores_BXF.masked_fill(~attended(real_BF)[:, None], torch.finfo(scores_BXF.dtype).min)
     weights_BXF = attention.dropout(F.softmax(scores_BXF, dim=-1, dtype=softmax_dtype(scores_BXF)).to(states_BFD.dtype))
     mixed_BPHD = (weights_BXF @ states_BFD).unflatten(1, (-1, heads))
     total_BPH1 = weights_BXF.sum(-1).unflatten(1, (-1, heads))[..., None]  # not 1 where there is dropout

@@ -17,7 +17,6 @@ from mux.model.config import PRINCETON, MuxConfig
 from mux.model.muxed import Encoded, MuxModel, MuxPreTrainedModel
 from mux.model.parts import part
 from mux.model.retrieval import (
-    IGNORED,
     MuxOutput,
     VocabularyHead,
     mean_cross_entropy,
@@ -26,7 +25,7 @@ from mux.model.retrieval import (
     tied_decoder,
     weigh,
 )
-from mux.model.rows import check_shapes
+from mux.model.rows import check_shapes, moved
 
 
 class LinearClassifier(nn.Linear):
@@ -58,11 +57,6 @@ def squared_error(logits_RC: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(logits_RC, labels.float().reshape(logits_RC.shape))
 
 
-def class_loss(logits_RC: Tensor, labels_R: Tensor) -> Tensor:
-    asked_R = labels_R.ne(IGNORED)
-    return mean_cross_entropy(logits_RC[asked_R], labels_R[asked_R])
-
-
 def classes_loss(logits_RC: Tensor, labels_RC: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_RC, labels_RC.float())
 
@@ -70,7 +64,7 @@ def classes_loss(logits_RC: Tensor, labels_RC: Tensor) -> Tensor:
 # By `config.problem_type`, as transformers names and defines them.
 LOSSES = {
     "regression": squared_error,
-    "single_label_classification": class_loss,
+    "single_label_classification": mean_cross_entropy,
     "multi_label_classification": classes_loss,
 }
 
@@ -128,7 +122,7 @@ class MuxClassifier(MuxPreTrainedModel):
         out = MuxOutput(logits=logits, demultiplexed=states, hidden_states=encoded.hidden_states,
                         attentions=encoded.attentions)
         if labels is not None:
-            out.task_loss = self.task_loss(logits, labels)
+            out.task_loss = self.task_loss(logits, moved(labels, logits.device))
         if retrieving:
             retrieve(out, self.mux, self.head, encoded, retrieval_labels, retrieval_slots)
         out.loss = weigh(out.task_loss, out.retrieval_loss, self.config)
@@ -170,5 +164,4 @@ class MuxForTokenClassification(MuxClassifier):
 
     def task_loss(self, logits_RLC: Tensor, labels_RL: Tensor) -> Tensor:
         check_shapes(logits_RLC[..., 0], labels=labels_RL)
-        asked_RL = labels_RL.ne(IGNORED)
-        return mean_cross_entropy(logits_RLC[asked_RL], labels_RL[asked_RL])
+        return mean_cross_entropy(logits_RLC.flatten(0, 1), labels_RL.flatten())

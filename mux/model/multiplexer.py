@@ -6,7 +6,9 @@ B groups, N slots, L positions, E embedding width. A multiplexer is a class with
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,9 +17,13 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.utils import logging
+from transformers.utils.import_utils import is_tracing
 
 from mux.model.backbone import attention_mask
 from mux.model.config import MuxConfig
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,13 @@ class Gaussian(VectorKeys):
     """x = 1/N sum_i e_i * v_i (paper eq. 1)."""
 
     def forward(self, embeddings: nn.Module, ids_BNL: Tensor, segments_BNL: Tensor | None, padding: Padding) -> Tensor:
-        if self.training:  # one gather of words has one gradient of the size of the vocabulary, N have N
+        kernels = fused(embeddings, ids_BNL)
+        if self.training and kernels is None:  # one gather of words has one gradient of the size of the vocabulary
             return super().forward(embeddings, ids_BNL, segments_BNL, padding)
-        return embedded_and_mixed(embeddings, ids_BNL, segments_BNL, self.keys / self.N, padding.counted_BNL)
+        mixed = embedded_and_mixed if kernels is None else kernels.embedded_and_mixed
+        muxed_BLE: Tensor = mixed(embeddings, places(embeddings, ids_BNL.shape[2], segments_BNL), ids_BNL, segments_BNL,
+                                  self.keys / self.N, padding.counted_BNL)
+        return muxed_BLE
 
     def mix(self, embedded_BNLE: Tensor, padding: Padding) -> Tensor:
         # Not as one einsum, which copies its operands for a matrix product that this is none: 8 times slower on a CPU.
@@ -109,18 +119,50 @@ class Gaussian(VectorKeys):
         return weighted(self.keyed(embedded_BNLE), padding, self.N).sum(1)
 
 
-def embedded_and_mixed(embeddings: Any, ids_BNL: Tensor, segments_BNL: Tensor | None, keys_NE: Tensor,
-                       counted_BNL: Tensor | None) -> Tensor:
-    """sum_i v_i * LN(word_i + position + segment_i) over the slots [B, L, E], without dropout (performance trick 6).
+def fused(embeddings: Any, ids_BNL: Tensor) -> ModuleType | None:
+    """mux.model.kernels, where they are for these embeddings; None where the plain path is.
+
+    They are for a GPU, and for Triton's interpreter (its TRITON_INTERPRET=1), and read weights alone: what others
+    replaced or have hooked (adapters, ZeRO stage 3) is called as ever. A compiler makes kernels of the plain path.
+    """
+    if is_tracing(ids_BNL) or not (ids_BNL.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        return None
+    kinds = {"word_embeddings": nn.Embedding, "token_type_embeddings": nn.Embedding, "LayerNorm": nn.LayerNorm,
+             "dropout": nn.Dropout}
+    if not all(type(getattr(embeddings, name)) is kind for name, kind in kinds.items()) or any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+            for part in embeddings.modules()):
+        return None
+    try:
+        from mux.model import kernels
+    except ImportError as error:
+        logger.warning_once(f"The multiplexer's kernel for GPUs needs Triton ({error}): pip install triton. Without "
+                            "it the plain path is taken, which computes the same with more traffic of memory.")
+        return None
+    if wrong := kernels.fault(ids_BNL.device, embeddings.LayerNorm.weight.dtype):
+        logger.warning_once(f"The multiplexer's kernel does not work on {ids_BNL.device} ({wrong}); the plain path is "
+                            "taken, which computes the same with more traffic of memory.")
+        return None
+    return kernels
+
+
+def places(embeddings: Any, length: int, segments_BNL: Tensor | None) -> Tensor:
+    """What all tokens of a position have alike [L, E]: its vector, and the first segment's where no other is given."""
+    places_LE: Tensor = embeddings.position_embeddings(embeddings.position_ids[0, :length])
+    if segments_BNL is None:
+        places_LE = places_LE + embeddings.token_type_embeddings(embeddings.position_ids.new_zeros(1))
+    return places_LE
+
+
+def embedded_and_mixed(embeddings: Any, places_LE: Tensor, ids_BNL: Tensor, segments_BNL: Tensor | None,
+                       keys_NE: Tensor, counted_BNL: Tensor | None) -> Tensor:
+    """sum_i v_i * LN(word_i + place + segment_i) over the slots [B, L, E], without dropout (performance trick 6).
 
     Slot by slot, with v_i in the gain and bias of the layer norm: nothing of size [B, N, L, E] is ever written. On a
     CPU a slot stays in the cache, 11 times faster for N = 10; torch.compile makes few kernels of it all.
     """
-    norm, length = embeddings.LayerNorm, ids_BNL.shape[2]
+    norm = embeddings.LayerNorm
     gains_NE, biases_NE = ((keys_NE * part).to(part.dtype) for part in (norm.weight, norm.bias))
-    places_LE = embeddings.position_embeddings(embeddings.position_ids[0, :length])
-    if segments_BNL is None:
-        places_LE = places_LE + embeddings.token_type_embeddings(ids_BNL.new_zeros(1))
     muxed_BLE = torch.zeros((), dtype=torch.promote_types(norm.weight.dtype, torch.float32), device=ids_BNL.device)
     for slot, ids_BL in enumerate(ids_BNL.unbind(1)):
         summed_BLE = embeddings.word_embeddings(ids_BL) + places_LE
@@ -188,10 +230,7 @@ class Attending(VectorKeys):
         self.instance_layer = BertLayer(self.layer_config)
 
     def attend(self, layer: BertLayer, states_KQE: Tensor, real_KQ: Tensor | None) -> Tensor:
-        """One encoder layer over K sequences. One that is padding throughout attends as if it were not: its result
-        does not count, and a softmax over nothing would be NaN."""
-        if real_KQ is not None:
-            real_KQ = real_KQ | ~real_KQ.any(-1, keepdim=True)
+        """One encoder layer over K sequences."""
         return layer(states_KQE, attention_mask(self.layer_config, states_KQE.shape[:2], states_KQE.dtype, real_KQ))
 
 

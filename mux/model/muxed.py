@@ -107,7 +107,7 @@ class MuxModel(MuxPreTrainedModel):
             real_BF = None if padding.counted_BNL is None else padding.counted_BNL.any(1)
             inputs: dict[str, Any] = {"inputs_embeds": muxed_BFE}
         else:
-            real_BF = rows.attention_mask if rows.padded else None
+            real_BF = rows.attention_mask.bool() if rows.padded else None
             inputs = {"input_ids": ids, "token_type_ids": segments}
         with part("backbone"):
             out = encode(self.backbone, real_BF, first, asked=kwargs, **inputs)
@@ -178,10 +178,14 @@ class MuxModel(MuxPreTrainedModel):
         )
 
 
+# What MUX models look at: whether anything is padded, which places are asked for.
+LOOKED_AT = ("attention_mask", "labels", "retrieval_labels", "retrieval_slots")
+
+
 def placed(model: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch of CPU tensors where its model wants it: on the device. The mask of a MUX model stays on the CPU, so that
-    it is seen whether anything is padded without waiting for the device (`RowPreparation`)."""
-    stays = ("attention_mask",) if isinstance(model, MuxPreTrainedModel) else ()
+    """A batch of CPU tensors where its model wants it: on the device. What a MUX model looks at stays on the CPU, where
+    it is seen without waiting for the device."""
+    stays = LOOKED_AT if isinstance(model, MuxPreTrainedModel) else ()
     return {name: tensor if name in stays else tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -10,14 +12,18 @@ from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", *HALVES, "int8")
+# fp32 weights, and how precisely torch multiplies them: "medium" is TF32 on a GPU, and on a CPU that multiplies in bf16
+# each number is the sum of several such.
+MULTIPLIED = {"fp32-medium": "medium"}
+PRECISIONS = ("fp32", *MULTIPLIED, *HALVES, "int8")
 # Of the last layer: read by the fast path as they are (mux.model.backbone), not applied to all positions.
 FOLDED = ("attention.self.key", "attention.self.value")
 
 
 def to_precision(model: PreTrainedModel, precision: str, device: torch.device) -> PreTrainedModel:
     """The model on its device. bf16, fp16: all of it. int8: the weights of its linear layers, and per row what they
-    are multiplied with (on a CPU). Raises ValueError for another word, and for int8 on a GPU."""
+    are multiplied with (on a CPU). fp32-medium: fp32 to be run under `multiplied`. Raises ValueError for another word,
+    and for int8 on a GPU."""
     if precision not in PRECISIONS:
         raise ValueError(f"there is no precision {precision!r}: {', '.join(PRECISIONS)}")
     if precision == "int8":
@@ -26,6 +32,20 @@ def to_precision(model: PreTrainedModel, precision: str, device: torch.device) -
         return quantized(model)
     moved: PreTrainedModel = nn.Module.to(model, device=device, dtype=HALVES.get(precision, torch.float32))
     return moved
+
+
+@contextmanager
+def multiplied(precision: str) -> Iterator[None]:
+    """Inside, matrices of fp32 are multiplied as `precision` says: torch has one setting for the whole process."""
+    if precision not in MULTIPLIED:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MULTIPLIED[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def quantized(model: PreTrainedModel) -> PreTrainedModel:

@@ -25,7 +25,7 @@ from mux.model.retrieval import (
     tied_decoder,
     weigh,
 )
-from mux.model.rows import check_shapes
+from mux.model.rows import check_shapes, moved
 
 
 class MuxForPreTraining(MuxPreTrainedModel):
@@ -87,15 +87,17 @@ class MuxForPreTraining(MuxPreTrainedModel):
 
 def masked_tokens(model: MuxForPreTraining, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Masked language modelling. `labels`: the original token where it is asked for, -100 elsewhere. Logits [R, L, V]
-    without labels, with labels [M, V], the labelled tokens row by row."""
+    without labels, with labels [M, V], the labelled tokens row by row. Labels on a GPU have to be waited for."""
     assert model.head is not None
     if labels is None:
         return model.head(model.mux.all_states(encoded, for_vocabulary=True)), None
     reached_RL = labels[:, : encoded.hidden_BFD.shape[1] - encoded.rows.offset]  # a published prefix cuts the end
-    rows_M, positions_M = reached_RL.ne(IGNORED).nonzero(as_tuple=True)
+    asked = reached_RL.ne(IGNORED).nonzero(as_tuple=True)
+    device = encoded.hidden_BFD.device
+    rows_M, positions_M, targets_M = (moved(of_M, device) for of_M in (*asked, reached_RL[asked]))
     states_MD = model.mux.demultiplex(encoded, rows_M, positions_M + encoded.rows.offset, for_vocabulary=True)
     logits_MV = model.head(states_MD)
-    return logits_MV, mean_cross_entropy(logits_MV, reached_RL[rows_M, positions_M])
+    return logits_MV, mean_cross_entropy(logits_MV, targets_M)
 
 
 def replaced_tokens(model: MuxForPreTraining, encoded: Encoded, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -106,11 +108,10 @@ def replaced_tokens(model: MuxForPreTraining, encoded: Encoded, labels: Tensor |
         return logits_RL, None
     rows = encoded.rows
     reached = encoded.hidden_BFD.shape[1] - rows.offset
-    real_RL = rows.attention_mask[: rows.given, rows.offset :].bool()
-    asked_RL = labels[:, :reached].ne(IGNORED) & real_RL
-    asked_M, labels_M = logits_RL[:, :reached][asked_RL], labels[:, :reached][asked_RL]
-    total = F.binary_cross_entropy_with_logits(asked_M.float(), labels_M.float(), reduction="sum")
-    return logits_RL, total / max(len(labels_M), 1)
+    labels_RL = moved(labels, logits_RL.device)[:, :reached]
+    asked_RL = labels_RL.ne(IGNORED) & rows.attention_mask[: rows.given, rows.offset :].bool()
+    losses_RL = F.binary_cross_entropy_with_logits(logits_RL[:, :reached].float(), labels_RL.float(), reduction="none")
+    return logits_RL, losses_RL.masked_fill(~asked_RL, 0.0).sum() / asked_RL.sum().clamp(min=1)
 
 
 Task = Callable[[MuxForPreTraining, Encoded, Tensor | None], tuple[Tensor, Tensor | None]]

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from mux.model.config import MuxConfig
 from mux.model.muxed import Encoded, MuxModel
 from mux.model.parts import part
+from mux.model.rows import Rows, moved
 
 IGNORED = -100  # a label that asks for nothing
 
@@ -68,56 +69,64 @@ def retrieve(out: MuxOutput, mux: MuxModel, head: VocabularyHead | None, encoded
     """Decode one token per position of each group; `out` gets the logits, the targets and the loss.
 
     `labels_RL`: the tokens to decode, -100 for none; default: the ids that were fed. `slots` [B, L] or [B, F] says
-    whose token a position decodes (-1: none); default: drawn uniformly. Raises ValueError without a vocabulary head.
+    whose token a position decodes (-1: none); default: drawn uniformly. The places are found where the mask, or the
+    labels, and the slots are: on the CPU no device is waited for. Raises ValueError without a vocabulary head.
     """
     if head is None:
         raise ValueError("this model has no vocabulary head to retrieve tokens with; classifiers have one where "
                          "config.retrieval_weight > 0, a plain ELECTRA never")
-    targets_XF = _fed_targets(mux, encoded) if labels_RL is None else _placed(encoded, labels_RL)
-    N, positions = mux.N, targets_XF.shape[1]
+    if labels_RL is None:
+        tokens_XF, asked_XF = encoded.rows.input_ids, _asked_of_fed(mux, encoded.rows)
+    else:
+        tokens_XF = _placed(encoded.rows, labels_RL, IGNORED)
+        asked_XF = tokens_XF.ne(IGNORED)
+    N, positions = mux.N, asked_XF.shape[1]
     if slots is None:
-        slots = torch.randint(N, (targets_XF.shape[0] // N, positions), device=targets_XF.device)
-    slots_BF = F.pad(slots, (positions - slots.shape[1], 0), value=-1)
+        slots = torch.randint(N, (asked_XF.shape[0] // N, positions), device=asked_XF.device)
+    slots_BF = F.pad(slots.to(asked_XF.device), (positions - slots.shape[1], 0), value=-1)
     rows_BF = torch.arange(len(slots_BF), device=slots_BF.device)[:, None] * N + slots_BF
     positions_BF = torch.arange(positions, device=slots_BF.device).expand_as(slots_BF)
-    wanted_BF = slots_BF.ge(0) & targets_XF[rows_BF.clamp(min=0), positions_BF].ne(IGNORED)
-    rows_T, positions_T = rows_BF[wanted_BF], positions_BF[wanted_BF]
-    out.retrieval_targets = targets_XF[rows_T, positions_T]
+    wanted_BF = slots_BF.ge(0) & asked_XF[rows_BF.clamp(min=0), positions_BF]
+    device = encoded.hidden_BFD.device
+    rows_T, positions_T = (moved(places_BF[wanted_BF], device) for places_BF in (rows_BF, positions_BF))
+    out.retrieval_targets = moved(tokens_XF, device)[rows_T, positions_T]
     out.retrieval_logits = head(mux.demultiplex(encoded, rows_T, positions_T, for_vocabulary=True))
     out.retrieval_loss = mean_cross_entropy(out.retrieval_logits, out.retrieval_targets)
 
 
-def _placed(encoded: Encoded, labels_RL: Tensor) -> Tensor:
-    """[X, F]: the caller's labels where their tokens are; nothing is asked of prefixes and fillers."""
-    rows = encoded.rows
+def _placed(rows: Rows, given_RL: Tensor, nothing: int) -> Tensor:
+    """[X, F]: what the caller says of tokens, where the tokens are; `nothing` for prefixes and fillers."""
     count, positions = rows.input_ids.shape
-    labels_RF = F.pad(labels_RL, (rows.offset, 0), value=IGNORED)[:, :positions]
-    return F.pad(labels_RF, (0, 0, 0, count - rows.given), value=IGNORED)
+    given_RF = F.pad(given_RL, (rows.offset, 0), value=nothing)[:, :positions]
+    return F.pad(given_RF, (0, 0, 0, count - rows.given), value=nothing)
 
 
-def _fed_targets(mux: MuxModel, encoded: Encoded) -> Tensor:
-    """[X, F]: the ids that were fed, without padding, prefixes and fillers; as published: see `Reading`."""
-    rows, config, reading = encoded.rows, mux.config, mux.prepare.reading
-    ids_XF, everything = rows.input_ids, reading.retrieves_everything
-    left_out_XF = torch.zeros_like(ids_XF, dtype=torch.bool)
+def _asked_of_fed(mux: MuxModel, rows: Rows) -> Tensor:
+    """[X, F]: which ids that were fed are decoded: no padding, prefixes and fillers; as published: see `Reading`.
+
+    It is where the caller's mask is. The published classifiers ask the ids, which are on the device, for padding.
+    """
+    config, everything = mux.config, mux.prepare.reading.retrieves_everything
     if config.mask_padding:
-        left_out_XF |= rows.attention_mask.eq(0)
-    elif not everything:
-        left_out_XF |= ~mux.prepare.not_padding(ids_XF).bool()
-    if config.mask_padding or everything:  # the published classifiers retrieve from fillers, too
-        left_out_XF[rows.given :] = True
-    if config.mask_padding or not everything:
-        left_out_XF[:, : rows.offset] = True
-    left_out_XF[:, 0] |= not mux.prepare.retrieves_first
+        asked_XF = _placed(rows, rows.given_mask.ne(0), False)
+    elif everything:
+        asked_XF = torch.ones(rows.input_ids.shape, dtype=torch.bool, device=rows.given_mask.device)
+        asked_XF[rows.given :] = False
+    else:  # from fillers, too
+        asked_XF = mux.prepare.not_padding(rows.input_ids).bool()
+        asked_XF[:, : rows.offset] = False
+    asked_XF[:, 0] &= mux.prepare.retrieves_first
     if not everything and config.retrieval_percentage < 1:
-        left_out_XF |= torch.rand(ids_XF.shape, device=ids_XF.device) >= config.retrieval_percentage
-    return ids_XF.masked_fill(left_out_XF, IGNORED)
+        asked_XF &= torch.rand(asked_XF.shape, device=asked_XF.device) < config.retrieval_percentage
+    return asked_XF
 
 
 def mean_cross_entropy(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
-    """The mean, in fp32; 0 for no target at all, where a plain mean would be NaN (numerics W9)."""
+    """The mean over targets that are not IGNORED, in fp32; 0 for no target at all, where a plain mean would be NaN
+    (numerics W9). Their number stays on the device."""
     with part("loss"):
-        return F.cross_entropy(logits_MV.float(), targets_M, reduction="sum") / max(len(targets_M), 1)
+        total = F.cross_entropy(logits_MV.float(), targets_M, ignore_index=IGNORED, reduction="sum")
+        return total / targets_M.ne(IGNORED).sum().clamp(min=1)
 
 
 def weigh(task_loss: Tensor | None, retrieval_loss: Tensor | None, config: Any) -> Tensor | None:

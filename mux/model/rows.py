@@ -25,11 +25,20 @@ class Rows:
 
     input_ids: Tensor  # [B*N, F]
     attention_mask: Tensor  # [B*N, F]
+    given_mask: Tensor  # [R, L]: the caller's, where the caller has it
     padded: bool  # whether any token may be padding
     token_type_ids: Tensor | None  # [B*N, F]
     given: int  # R: the first so many rows are the caller's, the rest fillers
     length: int  # L of the caller's rows
     offset: int  # F position of a row's first token
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. A GPU is not waited for: the copy is queued, which takes pinned memory."""
+    to_gpu = device.type == "cuda" != tensor.device.type
+    if to_gpu and not is_tracing(tensor):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=to_gpu)
 
 
 def check_shapes(input_ids: Tensor, **tensors: Tensor | None) -> None:
@@ -74,7 +83,7 @@ class RowPreparation:
         if padded and not is_tracing(attention_mask) and attention_mask.device.type == "cpu":
             padded = not attention_mask.all()
         padded |= filler_rows is not None and filler_rows.dim() == 2
-        attention_mask = attention_mask.to(input_ids.device, non_blocking=True)
+        given_mask, attention_mask = attention_mask, moved(attention_mask, input_ids.device)
         if not (self.config.segment_ids or self.reading.embeds_segments):
             token_type_ids = None
         published_ids = self.config.multiplexed and not self.config.own_special_ids
@@ -87,7 +96,7 @@ class RowPreparation:
             ids = torch.cat([prefix, ids], dim=1)[:, :end]
             mask = torch.cat([torch.ones_like(prefix), mask], dim=1)[:, :end]
             segments = None if segments is None else torch.cat([torch.zeros_like(prefix), segments], dim=1)[:, :end]
-        return Rows(ids, mask, padded, segments, given=given, length=length, offset=offset)
+        return Rows(ids, mask, given_mask, padded, segments, given=given, length=length, offset=offset)
 
     def padding(self, rows: Rows) -> Padding:
         """Which tokens of the groups are real, [B, N, F], for the multiplexer."""

@@ -18,7 +18,7 @@ from mux.data.grouping import Composition, batches, by_length, compose, in_order
 from mux.model.muxed import placed
 from mux.model.opening import open_config, open_model
 from mux.model.pipelines import longest_row, open_tokenizer, padded_length, token_positions
-from mux.model.precision import to_precision
+from mux.model.precision import multiplied, to_precision
 from mux.predict.companions import FixedCompanions, fixed_texts
 from mux.predict.heads import Answer, Encoding, Text, head_of
 
@@ -55,7 +55,7 @@ class Predictor:
         if not 1 <= batch <= LARGEST:
             raise ValueError(f"a batch of {batch} groups: 1 to {LARGEST} are possible")
         self.batch, self.copies, self.fixed = batch, copies, companions == "fixed"
-        self.scores, self.spans = scores, spans
+        self.scores, self.spans, self.precision = scores, spans, precision
         self.tokenizer = open_tokenizer(folder, self.config)
         self.padded = padded_length(self.config)
         self.sorts = companions == "length" and copies == 1 and self.padded is None  # else all rows are equally long
@@ -110,7 +110,8 @@ class Predictor:
         collected = []
         for batch in batches(lengths_G, self.batch, self.sorts):
             chosen = [rows[index] for index in groups[batch].ravel()]
-            logits = self.model(**self._tensors(chosen)).logits
+            with multiplied(self.precision):
+                logits = self.model(**self._tensors(chosen)).logits
             collected.append(self.head.read(logits.float(), chosen, words).cpu())
             progress(batch.stop / len(groups))
         logits = torch.cat(collected)

@@ -194,6 +194,7 @@ class Table:
         self.context.progress(f"making {entry.name}, {turn}", 0, None)
         torch.manual_seed(0)
         model = entry.encoder.timed(head, HEADS[head].labels).eval()
+        model.config.pad_token_id = None  # rows are full; without a mask ours would look for padding in the ids
         model.to(device=self.device, dtype=DTYPES[self.dtype])
         embeddings = model.get_input_embeddings()
         assert isinstance(embeddings, nn.Embedding)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mux.model.retrieval import IGNORED
+from mux.model.rows import moved
 
 Batch = dict[str, Tensor]
 
@@ -57,8 +58,8 @@ class Objective:
         return counted
 
     def __call__(self, model: Any, batch: Batch, counted: dict[str, int]) -> dict[str, Part]:
-        """Run the model on a batch that is already on its device. `counted`: its items, as `counts` says; asking the
-        device for them would have the host wait until all that is queued there is done."""
+        """Run the model on a batch that is where it wants it (`mux.model.muxed.placed`). `counted`: its items, as
+        `counts` says; asking the device for them would have the host wait until all that is queued there is done."""
         out = model(**batch)
         parts = {}
         if "task" in self.weights:
@@ -87,16 +88,19 @@ def labelled(labels: Tensor) -> int:
 
 def highest(logits: Tensor, labels: Tensor) -> Tensor:
     """How many of the highest logits [..., C] are the labels [...]."""
+    labels = moved(labels, logits.device)
     return (logits.argmax(-1).eq(labels) & labels.ne(IGNORED)).sum()
 
 
 def highest_of_asked(logits_MC: Tensor, labels_RL: Tensor) -> Tensor:
-    """The same where there are logits for the labelled places alone, in row-major order."""
+    """The same where there are logits for the labelled places alone, in row-major order. Labels on a GPU have to be
+    waited for."""
     return highest(logits_MC, labels_RL[labels_RL.ne(IGNORED)])
 
 
 def right_sign(logits: Tensor, labels: Tensor) -> Tensor:
     """How many logits of a yes-or-no question are above 0 for 1 and not for 0."""
+    labels = moved(labels, logits.device)
     return (logits.gt(0).eq(labels) & labels.ne(IGNORED)).sum()
 
 

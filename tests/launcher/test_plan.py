@@ -282,7 +282,7 @@ def test_deepspeed_config(tmp_path, precision, expected):
     assert config == expected | {
         "train_micro_batch_size_per_gpu": 32, "gradient_accumulation_steps": 4, "gradient_clipping": 0.5,
         "zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9, "wall_clock_breakdown": False}
+        "steps_per_print": 10**9, "wall_clock_breakdown": False, "timers": {"throughput": {"enabled": False}}}
     assert made.stage("throughput").deepspeed is None
 
 

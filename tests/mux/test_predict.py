@@ -386,6 +386,23 @@ def test_other_precisions_are_a_little_off(model_folder, texts, precision, kind)
     assert 0 < apart.max() < 0.05
 
 
+def test_medium_holds_while_the_model_runs(model_folder, texts):
+    """What a processor makes of it is its own: some multiply as before."""
+    folder = model_folder(MuxForSequenceClassification, num_instances=2, **LABELS)
+    asked = [Text(text) for text in texts]
+    exact, near = (Predictor(folder, precision=one, scores=True) for one in ("fp32", "fp32-medium"))
+    held = []
+    for predictor in (exact, near):
+        predictor.model.register_forward_hook(lambda *_: held.append(torch.get_float32_matmul_precision()))
+    assert scores(near.predict(asked)) == pytest.approx(scores(exact.predict(asked)), abs=1e-3)
+    assert near.model.dtype == torch.float32
+    assert held == ["medium"] * (len(held) // 2) + ["highest"] * (len(held) // 2) and held
+    near.model.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        near.predict(asked)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def scores(answers: list[dict]) -> list[float]:
     found = []
     for answer in answers:

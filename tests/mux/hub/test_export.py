@@ -105,6 +105,8 @@ def test_half_precision_halves_the_weights_and_loads_as_it_is(model_folder, tmp_
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     with pytest.raises(ValueError, match="no precision 'fp8'"):
         export(find_model(str(folder)), tmp_path / "other", precision="fp8")
+    with pytest.raises(ValueError, match=r"a file has no fp32-medium.*mux predict --precision fp32-medium"):
+        export(find_model(str(folder)), tmp_path / "other", precision="fp32-medium")
     assert not (tmp_path / "other").exists()
 
 

@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import BertForSequenceClassification, BertForTokenClassification, DistilBertConfig, DistilBertModel
 
 from mux.model import MuxForSequenceClassification
@@ -143,7 +145,7 @@ def test_pairs_fill_their_rows(small_tokenizer, length):
     rows = RandomRows(small_tokenizer, HEADS["sequence"], length, 300, True, CPU)
     batch, other = rows.batch(50), rows.batch(50)
     ids, segments = batch["input_ids"], batch["token_type_ids"]
-    assert ids.shape == (50, length) and batch["attention_mask"].all() and not torch.equal(ids, other["input_ids"])
+    assert ids.shape == (50, length) and not torch.equal(ids, other["input_ids"])
     assert (ids[:, 0] == small_tokenizer.cls_token_id).all()
     ends = ids.eq(small_tokenizer.sep_token_id)
     assert (ends.sum(1) == 2).all() and ends[:, -1].all()
@@ -156,8 +158,36 @@ def test_pairs_fill_their_rows(small_tokenizer, length):
 
 def test_single_rows_of_a_small_vocabulary_without_segments(small_tokenizer):
     batch = RandomRows(small_tokenizer, HEADS["token"], 32, 50, False, CPU).batch(100)
-    assert set(batch) == {"input_ids", "attention_mask"} and batch["input_ids"].max() == 49
+    assert set(batch) == {"input_ids"} and batch["input_ids"].max() == 49
     assert (batch["input_ids"].eq(small_tokenizer.sep_token_id).sum(1) == 1).all()
+
+
+class AttentionMasks(TorchFunctionMode):
+    """Notes the masks that attention gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            self.seen.append(kwargs["attn_mask"])
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_attention_gets_no_mask_on_any_side(made, head):
+    """Also where nobody looks at values: on the meta device, as in a compiled graph."""
+    table, meta = tiny(made(), stage()), torch.device("meta")
+    contestants = [table.contestant(entry, head, "eager", "") for entry in table.entries]
+    batch = {name: tensor.to(meta) for name, tensor in contestants[0].rows.batch(2).items()}
+    models = [contestant.model.to(meta) for contestant in contestants]
+    with meta:
+        models.append(BertBase(1000).timed(head, 2).eval())
+    for model in models:
+        with torch.inference_mode(), AttentionMasks() as masks:
+            model(**batch)
+        assert masks.seen and not any(mask is not None for mask in masks.seen)
 
 
 # --- whose turn it is ---------------------------------------------------------------------------------------
@@ -168,7 +198,7 @@ class Noted(nn.Module):
         super().__init__()
         self.name, self.turns = name, turns
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids):
         self.turns.append((self.name, len(input_ids)))
 
 
@@ -203,7 +233,7 @@ def test_numbers_come_from_the_seconds():
 class Talking(nn.Module):
     """Cannot be compiled as a whole."""
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids):
         torch._dynamo.graph_break()
         return input_ids + 1
 
