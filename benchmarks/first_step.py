@@ -24,14 +24,19 @@ from benchmarks.records import Record, record
 
 ROOT = Path(__file__).parent.parent
 RANKS, BARE, SECONDS, WITHIN = 2, "bare torchrun", 10.0, 1.2
-RECIPE = """name = "first_step"
-model = {size = "SMALL", N = 2}
-tokenizer = {source = "sentencepiece"}
-corpus = {sources = ["builtin:wiki_leads"], sequence_length = 128}
-cluster = {processes = 2}
+VOCABULARY = 8_192
+RECIPE = f"""name = "first_step"
+model.size = "SMALL"
+model.N = 2
+tokenizer.source = "sentencepiece"
+tokenizer.vocabulary = {VOCABULARY}
+corpus.sources = ["builtin:wiki_leads"]
+corpus.sequence_length = 128
+cluster.processes = {RANKS}
 [[stages]]
 kind = "pretrain"
 steps = 1
+warmup_steps = 0
 batch = 4
 log_every = 1
 save_every = 1
@@ -95,12 +100,12 @@ def rank() -> None:
     from mux.train.engine import Engine, Ranks
 
     ranks = Ranks(600)
-    model = MuxForPreTraining(MuxConfig.from_size("SMALL", num_instances=2))
+    model = MuxForPreTraining(MuxConfig.from_size("SMALL", num_instances=2, vocab_size=VOCABULARY))
     engine = Engine(model, {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1,
                             "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True},
                     weight_decay=0.01, betas=(0.9, 0.999), epsilon=1e-6)
-    ids = torch.randint(1000, 30_000, (4, 128))
-    engine.backward(engine.forward(ids, labels=torch.where(ids < 5000, ids, -100)).loss)
+    ids = torch.randint(1000, VOCABULARY, (4, 128))
+    engine.backward(engine.forward(ids, labels=torch.where(ids < 2000, ids, -100)).loss)
     engine.step(1e-4)
     print(json.dumps({"done": time.time()}), flush=True)
     ranks.leave(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.protocol import Ratio
+from launcher import software
 
 
 def machine() -> str:
@@ -33,12 +33,9 @@ def machine() -> str:
 
 @cache
 def commit() -> str:
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent,
-                               capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
+    """Of the project's checkout, short."""
+    whole = software.commit()
+    return whole[:7] + "+" * whole.endswith("+") if whole else "unknown"
 
 
 def today() -> str:

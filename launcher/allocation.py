@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher import gpu, hostfile
+from mux.plan import Cluster, Host
 from mux.recipe import Problem, Recipe, Refusal
 from mux.recipe.wording import printable
-from mux.run import Cluster, Host
 
 Variables = Mapping[str, str]
 WAY_OUT = "--hostfile FILE names the hosts without the scheduler"

@@ -23,7 +23,8 @@ from mux.event import (
     StopAgreed,
 )
 from mux.journal import EventReader, decode
-from mux.run import JobPlan, Plan, RunDirectory, write_bytes
+from mux.plan import JobPlan, Plan
+from mux.run import RunDirectory, write_bytes
 from mux.secrets import found, redacted
 
 ENDING_SECONDS = 30.0  # after a rank has said that it failed, for its agent to end the others

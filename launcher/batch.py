@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher import directory, reach, start
+from mux.plan import Plan
 from mux.recipe import Problem, Refusal
 from mux.recipe.schema import SlurmSection
 from mux.recipe.wording import printable
-from mux.run import Plan, RunDirectory, write_text
+from mux.run import RunDirectory, write_text
 
 SCRIPT = "batch.sh"
 SBATCH_SECONDS = 120.0  # it asks again for a minute where SLURM does not answer

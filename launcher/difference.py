@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mux.plan import Plan
 from mux.recipe import differences
 from mux.recipe.digest import leaves
 from mux.recipe.wording import dotted
-from mux.run import Plan
 
 Row = tuple[str, str, str]
 NONE = "–"

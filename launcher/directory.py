@@ -19,8 +19,9 @@ from launcher import resizing, software
 from mux import manifest as manifests
 from mux.event import CheckpointSaved, RunFinished
 from mux.journal import EventReader, backwards
+from mux.plan import Plan, StagePlan
 from mux.recipe import Loaded, Problem, Refusal, differences, harmless
-from mux.run import Plan, RunDirectory, StagePlan, read_json, write_json, write_text
+from mux.run import RunDirectory, read_json, write_json, write_text
 
 Resume = Literal["auto", "required", "never"]
 State = Literal["new", "unfinished", "finished"]

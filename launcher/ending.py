@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
+from mux.disk import FULL
 from mux.recipe import Refusal
 from mux.recipe.wording import printable
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

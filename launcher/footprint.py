@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import memory
+from mux.plan import StagePlan
 from mux.recipe import (
     FinetuneStage,
     PretrainStage,
@@ -19,7 +20,6 @@ from mux.recipe import (
     files,
 )
 from mux.recipe.lines import PACKED
-from mux.run import StagePlan
 
 UNPACKED = 4  # English text is about so many times as large as its .gz or .xz
 

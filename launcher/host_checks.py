@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.probe import Answer, Installed
+from mux.plan import Host
 from mux.recipe.wording import printable
-from mux.run import Host
 
 MOST_SKEW_SECONDS = 5.0
 GB = 1e9

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from launcher import gpu
+from mux.plan import Cluster, Host
 from mux.recipe import Problem, Refusal
 from mux.recipe.wording import printable
-from mux.run import Cluster, Host
 
 MAX_BYTES = 1_000_000
 MAX_SLOTS = 1024

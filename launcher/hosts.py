@@ -29,8 +29,9 @@ from launcher.host_checks import CHECKS, Asked, Reply, Seen, last_line, unreache
 from launcher.probe import MARK, Answer, Question, installed
 from launcher.reach import environment, reach
 from mux.handshake import DONE, MET
+from mux.plan import Cluster, Host
 from mux.recipe import Problem, Refusal
-from mux.run import Cluster, Host, RunDirectory, write_text
+from mux.run import RunDirectory, write_text
 
 ANSWER_SECONDS = 60.0  # Python starts slowly where a shared disk is busy
 HANDSHAKE_SECONDS = 60.0  # after torch is imported, which may take as long
@@ -80,13 +81,14 @@ class Inspection:
 
 
 def inspect(cluster: Cluster, run: RunDirectory, bytes_needed: int, rendezvous: bool,
-            say: Callable[[str], None] = lambda text: None) -> Inspection:
-    """Ask all hosts. `bytes_needed` is what the run may need in all; with `rendezvous` the healthy ones then meet.
-    `say` hears how far it is. Raises Refusal if nothing can be written where the run is to be."""
+            say: Callable[[str], None] = lambda text: None, begun: bool = True) -> Inspection:
+    """Ask all hosts. `bytes_needed` is what the run may need in all, also if it has `begun`; with `rendezvous` the
+    healthy ones then meet. `say` hears how far it is. Raises Refusal if nothing can be written where the run is to
+    be."""
     say(f"asking {len(cluster.hosts)} host{'s' if len(cluster.hosts) > 1 else ''} ...")
     with _question(run) as question:
         replies, silent = _ask(cluster, question)
-        needed = bytes_needed - preflight.size_of(run.path)
+        needed = preflight.room_needed(bytes_needed, run, begun)
         inspection = _judged(cluster, question, needed, replies).with_problems(silent)
     while rendezvous and len(inspection.healthy) > 1:
         seconds, problems = _meet(inspection)

@@ -6,8 +6,9 @@ from contextlib import suppress
 
 from launcher.placement import measured_for, placement
 from mux import manifest as manifests
+from mux.plan import Cluster, MeasuredMicroBatch
 from mux.recipe import Recipe
-from mux.run import Cluster, MeasuredMicroBatch, RunDirectory, read_plain
+from mux.run import RunDirectory, read_plain
 
 
 def known(run: RunDirectory, recipe: Recipe, cluster: Cluster) -> dict[str, int]:

@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from mux.plan import Plan
 from mux.recipe import (
     FinetuneStage,
     MuxologyStage,
@@ -24,7 +25,6 @@ from mux.recipe.labels import label_of, numbers_of
 from mux.recipe.rows import LeftOut, read_rows
 from mux.recipe.tasks import folder_of, missing
 from mux.recipe.wording import listed, shown
-from mux.run import Plan
 
 PARSED_BYTES = 64_000_000  # a larger file is parsed only so far as its first rows; the workers read the rest
 FIRST_ROWS = 1000

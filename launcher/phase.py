@@ -12,7 +12,8 @@ from launcher.directory import has_trained
 from launcher.failure import FINAL, OF_HOSTS, Failure
 from launcher.stopping import Stopping
 from mux.event import CheckpointSaved, Event, Notice, Restarting, StageDone, StopAgreed, TrainingDone
-from mux.run import JobPlan, Plan, RunDirectory
+from mux.plan import JobPlan, Plan
+from mux.run import RunDirectory
 
 LOOK_SECONDS = 0.1
 LONGEST_PAUSE = 60.0  # seconds

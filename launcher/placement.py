@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count, groupby
 
+from mux.plan import Cluster, Host, JobPlan, StagePlan, TrainingPlan
 from mux.recipe import Recipe, Stage, digest
-from mux.run import Cluster, Host, JobPlan, StagePlan, TrainingPlan
 
 
 def placement(stage: Stage, cluster: Cluster) -> tuple[Host, ...]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import accumulate, product
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from launcher import footprint
 from launcher.placement import jobs_of, placement
+from mux.plan import Cluster, Host, Plan, Point, StagePlan, TrainingPlan
 from mux.recipe import (
     EngineSection,
     FinetuneStage,
@@ -32,7 +33,6 @@ from mux.recipe import (
     digest,
 )
 from mux.recipe.digest import resolved
-from mux.run import Cluster, Host, Plan, Point, StagePlan, TrainingPlan
 
 MAX_DEVICES = 2**14  # of a cluster; beyond it a plan takes long to make and to read
 MAX_BATCH = 10**9  # groups; beyond it lies a slip of the keyboard
@@ -207,8 +207,8 @@ def _fit(key: str, batch: int, most: int | None, hosts: tuple[Host, ...],
 
 def _fewer_hosts(batch: int, hosts: tuple[Host, ...]) -> int | None:
     """The largest number of whole hosts, from the top of the hostfile, whose devices divide the batch."""
-    counts = range(len(hosts) - 1, 0, -1)
-    return next((n for n in counts if batch % sum(host.slots for host in hosts[:n]) == 0), None)
+    devices = list(accumulate(host.slots for host in hosts))
+    return next((n for n in range(len(hosts) - 1, 0, -1) if batch % devices[n - 1] == 0), None)
 
 
 def _points(most: int | None, stage: FinetuneStage, hosts: tuple[Host, ...],

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from launcher import gpu, hostfile, named_files
 from launcher.named_files import problem_of
+from mux.plan import Plan
 from mux.recipe import Problem, Recipe
 from mux.recipe.wording import listed
-from mux.run import Plan, RunDirectory, pretrained_model, read_json
+from mux.run import RunDirectory, pretrained_model, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "vocab.json")
 SAFE = ("model.safetensors",)  # of MUX models and of runs nothing else is read
@@ -27,8 +28,9 @@ ELSEWHERE = "--run-dir DIR chooses another place"
 GB = 1e9
 
 
-def check(plan: Plan, run: RunDirectory) -> list[Problem]:
-    """Everything that would keep the run from starting or finishing; empty if it may start."""
+def check(plan: Plan, run: RunDirectory, begun: bool = True) -> list[Problem]:
+    """Everything that would keep the run from starting or finishing; empty if it may start. `begun`: it goes on with
+    what is in its directory, if anything is."""
     recipe = Recipe.model_validate(plan.recipe)
     return [
         *(_devices(plan) if hostfile.alone(plan.cluster) else ()),  # else the hosts themselves were asked
@@ -37,7 +39,7 @@ def check(plan: Plan, run: RunDirectory) -> list[Problem]:
         *named_files.tasks(plan, recipe, parse=True),
         *_tokenizer(plan, recipe),
         *_models(plan, recipe),
-        *_place(plan, run),
+        *_place(plan, run, begun),
     ]
 
 
@@ -149,11 +151,11 @@ def _no_run(folder: Path) -> str | None:
 
 
 # --- the place of the run -------------------------------------------------------------------------
-def _place(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
+def _place(plan: Plan, run: RunDirectory, begun: bool) -> Iterator[Problem]:
     try:
         yield from _directory(run)
         yield from _cache(run)
-        yield from _disk(plan, run)
+        yield from _disk(plan, run, begun)
     except OSError as error:  # a name that is too long, a disk that does not answer
         yield Problem(f"cannot be used: {error.strerror}", where=str(run.path), hint=ELSEWHERE)
 
@@ -177,13 +179,18 @@ def _directory(run: RunDirectory) -> Iterator[Problem]:
         yield Problem(f"cannot be written: {there} is not writable", where=where, hint=ELSEWHERE)
 
 
-def _disk(plan: Plan, run: RunDirectory) -> Iterator[Problem]:
-    """Room for what the run still has to write: an earlier start's checkpoints are there already."""
+def _disk(plan: Plan, run: RunDirectory, begun: bool) -> Iterator[Problem]:
     free = shutil.disk_usage(_nearest(run.path)).free
-    needed = plan.disk_bytes - size_of(run.path)
+    needed = room_needed(plan.disk_bytes, run, begun)
     if free < needed:
         yield Problem(f"the run may need {needed / GB:,.2f} GB, and its disk has {free / GB:,.2f} GB free",
                       where=str(run.path), hint=f"{ELSEWHERE}; smaller keep_checkpoints need less")
+
+
+def room_needed(in_all: int, run: RunDirectory, begun: bool) -> int:
+    """Bytes that a run still has to write, of so many in all: if it has begun, an earlier start's checkpoints are there
+    already; if it has not, what is in its directory is kept aside."""
+    return in_all - size_of(run.path) if begun else in_all
 
 
 def _nearest(path: Path) -> Path:

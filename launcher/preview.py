@@ -13,6 +13,7 @@ from typing import Any
 
 from launcher import process
 from launcher.footprint import disk, parameters
+from mux.plan import Plan, StagePlan
 from mux.recipe import (
     HUB_KEYS,
     FinetuneStage,
@@ -26,7 +27,7 @@ from mux.recipe import (
 from mux.recipe.digest import leaves
 from mux.recipe.positions import Path
 from mux.recipe.wording import dotted, printable
-from mux.run import Plan, RunDirectory, StagePlan
+from mux.run import RunDirectory
 
 VALUE_COLUMNS = 22  # what most values need
 LIST_COLUMNS = 24  # a longer list goes on more lines than one

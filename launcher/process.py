@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -22,7 +23,8 @@ import psutil
 
 from launcher import agent, hostfile
 from launcher.reach import environment, reach
-from mux.run import Host, JobPlan, Plan, RunDirectory
+from mux.plan import Host, JobPlan, Plan
+from mux.run import RunDirectory
 
 FIRST_PORT, PORTS = 20_000, 10_000  # where ranks meet: below the ports that systems hand out
 BEAT_SECONDS = 5.0
@@ -36,13 +38,14 @@ def host_commands(plan: Plan, job: JobPlan, port: int | None) -> list[list[str]]
     """The exact command per host, as it is started from here; `port` None stands for the one chosen at the start."""
     addresses = meeting(job.hosts)
     worker = [sys.executable, "-u", "-m", "mux.worker", plan.directory, str(job.id)]
-    commands = []
+    meet = [f"--world-size={job.world_size}", f"--master={addresses[0]}", f"--port={port or 'PORT'}"]
+    settings = variables_by_host(plan, job)
+    commands, first = [], 0
     for index, host in enumerate(job.hosts):
-        first = sum(before.slots for before in job.hosts[:index])
-        ranks = [f"--devices={','.join(map(str, devices(host, plan.cluster.device)))}", f"--first-rank={first}",
-                 f"--world-size={job.world_size}", f"--master={addresses[0]}", f"--port={port or 'PORT'}"]
-        argv = agent_command(host, peer(addresses, index), worker, ranks)
-        commands.append(reach(plan.cluster, host, argv, variables(plan, job, host)))
+        own = [f"--devices={','.join(map(str, devices(host, plan.cluster.device)))}", f"--first-rank={first}"]
+        argv = agent_command(host, peer(addresses, index), worker, [*own, *meet])
+        commands.append(reach(plan.cluster, host, argv, settings[host.name]))
+        first += host.slots
     return commands
 
 
@@ -65,17 +68,27 @@ def devices(host: Host, kind: str) -> list[int] | list[str]:
 
 def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
     """What the ranks of a job's host find in their environment besides what is there already."""
-    neighbours = sum(other.slots for beside in plan.jobs if beside.phase == job.phase
-                     for other in beside.hosts if other.name == host.name)
-    threads = max(1, len(os.sched_getaffinity(0)) // neighbours) if plan.cluster.device == "cpu" else 4
-    own = {
+    return variables_by_host(plan, job)[host.name]
+
+
+def variables_by_host(plan: Plan, job: JobPlan) -> dict[str, dict[str, str]]:
+    """`variables` of all hosts of a job, by name. On a CPU the jobs of a phase share the cores of a host."""
+    on_cpu = plan.cluster.device == "cpu"
+    shared = {
         "DS_ACCELERATOR": plan.cluster.device,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         # Threads that wait give up their core soon: on a busy machine they would stand in each other's way.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
         "TOKENIZERS_PARALLELISM": "true",
+        **(MALLOC if on_cpu else {}),
     }
-    return own | MALLOC if plan.cluster.device == "cpu" else own
+    ranks = Counter[str]()  # on each host, at the same time
+    for beside in plan.jobs:
+        if on_cpu and beside.phase == job.phase:
+            ranks.update({host.name: host.slots for host in beside.hosts})
+    cores = len(os.sched_getaffinity(0))
+    threads = {host.name: max(1, cores // ranks[host.name]) if on_cpu else 4 for host in job.hosts}
+    return {name: shared | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(count))}
+            for name, count in threads.items()}
 
 
 def peer(addresses: list[str], index: int) -> str | None:
@@ -116,9 +129,10 @@ class JobProcesses:
 
     def _start(self) -> None:
         commands = host_commands(self._plan, self._job, draw_port(self._plan, self._job))
+        settings = variables_by_host(self._plan, self._job)
         try:
             for host, argv in zip(self._job.hosts, commands, strict=True):
-                around = environment(self._plan.cluster, host, variables(self._plan, self._job, host))
+                around = environment(self._plan.cluster, host, settings[host.name])
                 path = self._run.node_log(host.name, self._job)
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) as log, self._speaking:
                     self._agents[host.name] = start(argv, log, around)

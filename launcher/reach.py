@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Callable
 
-from mux.run import Cluster, Host
+from mux.plan import Cluster, Host
 
 # The only variables that cross to other hosts. No secret is ever among them.
 FORWARDED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "HF_HOME", "HF_HUB_OFFLINE",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from launcher import resizing
 from mux.event import Event, HostDropped, Resized
+from mux.plan import Cluster, Host, Plan
 from mux.recipe import Problem, Refusal
-from mux.run import Cluster, Host, Plan, RunDirectory
+from mux.run import RunDirectory
 
 Replan = Callable[[Cluster], Plan]  # raises Refusal where the recipe does not fit
 

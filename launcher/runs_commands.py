@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.ending import FAILED, REFUSED, ending
+from mux.plan import Plan
 from mux.recipe import Problem, Refusal
-from mux.run import Plan, RunDirectory, read_json, read_results
+from mux.run import RunDirectory, read_json, read_results
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -16,9 +16,10 @@ from launcher.dashboard.sentences import sentence
 from launcher.directory import Resume
 from launcher.ending import remedy
 from launcher.regrouping import Replan, TooFewHosts, regroup
+from mux.plan import Cluster, Plan
 from mux.recipe import Loaded, Problem, Recipe, Refusal, load, secrecy
 from mux.recipe.wording import reason
-from mux.run import Cluster, Plan, RunDirectory, read_results
+from mux.run import RunDirectory, read_results
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def checked(request: Request) -> tuple[Loaded, Plan, RunDirectory, directory.Sta
     if not request.slurm and not hostfile.alone(made.cluster):
         begun = run if state == "unfinished" else None
         made, problems = _on_hosts_that_answer(made, run, begun, _replan(request, loaded, run))
-    if problems := [*problems, *preflight.check(made, run)]:
+    if problems := [*problems, *preflight.check(made, run, begun=state == "unfinished")]:
         raise Refusal(problems)
     return loaded, made, run, state
 
@@ -127,7 +128,8 @@ def _on_hosts_that_answer(made: Plan, run: RunDirectory, begun: RunDirectory | N
                           replan: Replan) -> tuple[Plan, list[Problem]]:
     """Ask the plan's hosts, and show what they say: the plan without those that fail, where the recipe allows that;
     else what is wrong with them. `begun`: the run, if it goes on."""
-    inspection = hosts.inspect(made.cluster, run, made.disk_bytes, rendezvous=True, say=partial(print, flush=True))
+    inspection = hosts.inspect(made.cluster, run, made.disk_bytes, rendezvous=True, say=partial(print, flush=True),
+                               begun=begun is not None)
     hosts.show(inspection, sys.stdout)
     if inspection.device != made.cluster.device:
         print(f"no host has a GPU: {made.cluster.devices} ranks run on their CPUs")

@@ -20,8 +20,8 @@ from launcher.dashboard.screen import STATUS
 from launcher.dashboard.sentences import is_plainest, spread
 from launcher.dashboard.terminal import Terminal
 from launcher.preview import model_name
+from mux.plan import Plan
 from mux.recipe.schema import ModelSection
-from mux.run import Plan
 
 WIDEST = 100  # columns
 ROWS_PER_SLOT = 32  # the batch of a pipeline is this many groups

@@ -19,9 +19,10 @@ from launcher.regrouping import Regrouped, Replan, TooFewHosts, regroup
 from launcher.stopping import Stopping
 from mux.event import Event, Notice, Restarting, RunFailed, RunFinished, RunStarted, RunStopped, StageDone
 from mux.journal import EventWriter
+from mux.plan import JobPlan, Plan, StagePlan
 from mux.recipe import Refusal
 from mux.recipe.schema import ModelSection
-from mux.run import JobPlan, Plan, RunDirectory, StagePlan
+from mux.run import RunDirectory
 
 FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 75, 130
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mux import manifest as manifests
 from mux.manifest import LATEST, InvalidCheckpoint, Manifest
-from mux.run import Plan, RunDirectory
+from mux.plan import Plan
+from mux.run import RunDirectory
 
 
 @dataclass(frozen=True)

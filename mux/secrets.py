@@ -23,19 +23,26 @@ _NAMES = re.compile(
 )
 _NO_SECRETS = ("PWD", "OLDPWD")  # every shell has them: where it is
 
-# What it is -> how it reads. Each begins where no word goes on, so that "disk-" is no "sk-".
+# What it is -> parts of which it has one, in lower case, and how it reads. Each begins where no word goes on, so that
+# "disk-" is no "sk-".
 _SHAPES = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{10,}",
-    "a GitHub token": r"\b(?:gh[opsur]_[A-Za-z0-9]{10,}|github_pat_\w{10,})",
-    "a GitLab token": r"\bgl(?:pat|dt|rt|ptt)-[\w-]{10,}",
-    "an API key": r"\b(?:sk|pypi)-[\w-]{16,}|\bAIza[\w-]{30,}|\bnpm_[A-Za-z0-9]{20,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a Slack token": r"\bxox[a-z]-[\w-]{10,}",
-    "a signed token": r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    "an address with a password":
-        r"(?<=://)[^\s/:@]*:[^\s/@]+(?=@)|(?<=http://)[^\s/:@\[]+(?=@)|(?<=https://)[^\s/:@\[]+(?=@)",
-    "a header with credentials": r"(?i:\bauthorization['\"]?\s*[:=]\s*['\"]?(?:\w+ )?|\bbearer )[\w.~+/=-]{10,}",
+    "a Hugging Face token": (("hf_", "api_org_"), r"\b(?:hf|api_org)_[A-Za-z0-9]{10,}"),
+    "a GitHub token": (("gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"),
+                       r"\b(?:gh[opsur]_[A-Za-z0-9]{10,}|github_pat_\w{10,})"),
+    "a GitLab token": (("glpat-", "gldt-", "glrt-", "glptt-"), r"\bgl(?:pat|dt|rt|ptt)-[\w-]{10,}"),
+    "an API key": (("sk-", "pypi-", "aiza", "npm_"),
+                   r"\b(?:sk|pypi)-[\w-]{16,}|\bAIza[\w-]{30,}|\bnpm_[A-Za-z0-9]{20,}"),
+    "an AWS key": (("akia", "asia"), r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a Slack token": (("xox",), r"\bxox[a-z]-[\w-]{10,}"),
+    "a signed token": (("eyj",), r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?"),
+    "a private key": (("private key-----",),
+                      r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    "an address with a password": (
+        ("://",),
+        r"(?<=://)[^\s/:@]*:(?!\[redacted\]@)[^\s/@]+(?=@)|(?<=http://)[^\s/:@\[]+(?=@)|(?<=https://)[^\s/:@\[]+(?=@)"),
+    "a header with credentials": (
+        ("authorization", "bearer "),
+        r"(?i:\bauthorization['\"]?\s*[:=]\s*['\"]?(?:\w+ )?|\bbearer )[\w.~+/=-]{10,}"),
 }
 
 
@@ -48,12 +55,14 @@ class Secrets:
                            if _NAMES.search(name) and name not in _NO_SECRETS and len(value) >= SHORTEST
                            and not os.path.exists(value) for spelling in _spellings(value)}
         longest_first = sorted(self._variables, key=len, reverse=True)  # one may begin with another
-        shapes = (f"(?P<shape{index}>{shape})" for index, shape in enumerate(_SHAPES.values()))
+        shapes = (f"(?P<shape{index}>{shape})" for index, (_, shape) in enumerate(_SHAPES.values()))
         self._pattern = re.compile("|".join((*map(re.escape, longest_first), *shapes)), re.DOTALL)
+        parts = (part for parts, _ in _SHAPES.values() for part in parts)
+        self._parts = (*parts, *(spelling.casefold() for spelling in self._variables))
 
     def found(self, text: str) -> str | None:
         """What secret is in a text, in words that do not give it away: "a GitHub token", "the value of MY_PASSWORD"."""
-        match = self._pattern.search(text)
+        match = self._pattern.search(text) if self._suspect(text) else None
         if match is None:
             return None
         if match.lastgroup is None:
@@ -62,7 +71,12 @@ class Secrets:
 
     def redacted(self, text: str) -> str:
         """The text with its secrets replaced."""
-        return self._pattern.sub(REDACTED, text)
+        return self._pattern.sub(REDACTED, text) if self._suspect(text) else text
+
+    def _suspect(self, text: str) -> bool:
+        """Whether there may be one: far quicker than the pattern, and of most texts it says no."""
+        folded = text.casefold()
+        return any(part in folded for part in self._parts)
 
 
 def _spellings(value: str) -> set[str]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from mux import rank as process
 from mux.event import RankFailed, RankSignalled, RankStarted, StopAgreed
+from mux.plan import JobPlan, Plan
 from mux.recipe import Recipe, Refusal
-from mux.run import JobPlan, Plan, RunDirectory
+from mux.run import RunDirectory
 
 
 def main() -> None:

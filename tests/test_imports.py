@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "tokenizers", "sentencepiece", "numpy"}
-LIGHT = ("mux.recipe", "mux.event", "mux.journal", "mux.run", "mux.size", "mux.trace", "mux.manifest",
-         "mux.secrets", "mux.handshake")  # what the launcher may import
+LIGHT = ("mux.recipe", "mux.event", "mux.journal", "mux.plan", "mux.run", "mux.size", "mux.trace", "mux.manifest",
+         "mux.secrets", "mux.handshake", "mux.disk")  # what the launcher may import
 
 # layer -> what it may import of the project
 ALLOWED = {
@@ -18,20 +18,23 @@ ALLOWED = {
     "mux.content": ("mux.secrets",),
     "mux.secrets": (),
     "mux.handshake": (),
-    "mux.run": (),
+    "mux.disk": (),
+    "mux.plan": (),
+    "mux.run": ("mux.plan",),
     "mux.size": (),
     "mux.trace": (),
     "mux.manifest": ("mux.run",),
     "mux.rank": ("mux.event", "mux.journal", "mux.run", "mux.secrets"),
     "mux.model": ("mux.model", "mux.size"),
     "mux.data": ("mux.data", "mux.recipe"),
-    "mux.train": ("mux.train", "mux.event", "mux.journal", "mux.run", "mux.model", "mux.trace", "mux.manifest"),
-    "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.run"),
+    "mux.train": ("mux.train", "mux.event", "mux.journal", "mux.run", "mux.model", "mux.trace", "mux.manifest",
+                  "mux.disk"),
+    "mux.hub": ("mux.hub", "mux.model", "mux.data", "mux.recipe", "mux.plan", "mux.run"),
     "mux.predict": ("mux.predict", "mux.hub", "mux.model", "mux.data", "mux.recipe"),
     "mux.report": ("mux.report", "mux.run", "mux.recipe", "mux.event"),
-    "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.run",
-                   "mux.rank", "mux.size", "mux.manifest"),
-    "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.run", "mux.rank"),
+    "mux.stages": ("mux.stages", "mux.train", "mux.hub", "mux.data", "mux.model", "mux.recipe", "mux.event", "mux.plan",
+                   "mux.run", "mux.rank", "mux.size", "mux.manifest"),
+    "mux.worker": ("mux.stages", "mux.train", "mux.recipe", "mux.event", "mux.plan", "mux.run", "mux.rank"),
     # Its heavy imports are inside the functions, as a test below sees.
     "launcher.model_commands": ("launcher", *LIGHT, "mux.hub", "mux.predict", "mux.stages"),
     "launcher.report_commands": ("launcher", *LIGHT, "mux.report"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mux.plan import Plan, StagePlan
 from mux.recipe import TasksSection, definition_of
-from mux.run import Plan, StagePlan
 
 
 def chain(plan: Plan, stage_id: str) -> list[StagePlan]:

@@ -46,7 +46,8 @@ def shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+    return text if text.isprintable() else "".join(
+        letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
 
 
 def some(words: Iterable[str], most: int = 20) -> str:

@@ -13,10 +13,11 @@ from mux.hub.folder import written_whole
 from mux.hub.provenance import training_texts
 from mux.manifest import Manifest, folder_name
 from mux.model import MuxForPreTraining
+from mux.plan import Plan
 from mux.rank import StopFlag, Voice
 from mux.recipe import FinetuneStage, PretrainStage, Recipe, RetrievalStage
 from mux.recipe.wording import listed
-from mux.run import Plan, RunDirectory
+from mux.run import RunDirectory
 from mux.stages.context import Context
 from mux.stages.evaluation import open_task
 from mux.stages.loading import config_of

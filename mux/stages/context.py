@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from mux.data.corpus import Corpus, open_corpus
 from mux.data.tokenizer import fingerprint, open_tokenizer
 from mux.event import Event, Notice, StageDone, StageStarted
+from mux.plan import Plan, StagePlan
 from mux.rank import StopFlag, Voice
 from mux.recipe import Recipe
-from mux.run import Plan, RunDirectory, StagePlan, write_json
+from mux.run import RunDirectory, write_json
 from mux.stages.encoders import ENCODERS, Encoder
 from mux.train.engine import Ranks
 from mux.train.loop import Stopped

@@ -1,7 +1,7 @@
 """Fine-tuning: every task with every seed at every point of the search grid; the best point's model is kept.
 
 Each of these trainings takes one device and has a result file of its own, so an interrupted stage goes on with those
-that are left, and jobs on several devices share them out (`mux.run.JobPlan.trainings`).
+that are left, and jobs on several devices share them out (`mux.plan.JobPlan.trainings`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import time
 from typing import Any
 
 from mux.event import Evaluated, ModelSaved
+from mux.plan import Point
 from mux.recipe import FinetuneStage, definition_of
 from mux.recipe.averages import averages
-from mux.run import Point, read_json
+from mux.run import read_json
 from mux.stages import task_training
 from mux.stages.context import Context
 from mux.stages.micro_batch import Workload

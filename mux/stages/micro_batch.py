@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from mux.event import Notice
+from mux.plan import MeasuredMicroBatch, StagePlan
 from mux.recipe.stages import TrainingStage
 from mux.recipe.wording import reason
-from mux.run import MeasuredMicroBatch, StagePlan, write_text
+from mux.run import write_text
 from mux.stages.context import Context
 from mux.train.engine import Engine
 from mux.train.interval import Interval

@@ -19,8 +19,8 @@ from mux.event import ModelSaved
 from mux.hub.provenance import training_texts
 from mux.model import MuxConfig, MuxForPreTraining
 from mux.model.muxed import placed
+from mux.plan import StagePlan
 from mux.recipe import PretrainStage, RetrievalStage
-from mux.run import StagePlan
 from mux.stages.context import Context
 from mux.stages.loading import config_of, load_model
 from mux.stages.micro_batch import Workload

@@ -20,8 +20,9 @@ from mux.data.tasks import Task
 from mux.event import TrainingDone, TrainingStarted
 from mux.hub.provenance import training_texts
 from mux.model.classification import MuxClassifier
+from mux.plan import Point, StagePlan, TrainingPlan
 from mux.recipe import FinetuneStage
-from mux.run import Point, StagePlan, TrainingPlan, write_json
+from mux.run import write_json
 from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
 from mux.stages.micro_batch import Workload

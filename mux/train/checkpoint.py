@@ -8,7 +8,6 @@ hashes before anything is unpickled and falls back to the newest valid checkpoin
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mux import manifest as manifests
+from mux.disk import FULL
 from mux.manifest import LATEST, FileEntry, Identity, InvalidCheckpoint, Manifest, folder_name, obstacle
 from mux.run import read_json, write_json, write_text
 from mux.train.engine import Engine, Ranks
@@ -240,7 +240,7 @@ def _share(rank: int) -> str:
 
 def _failure(place: Path, error: OSError) -> str:
     """One line: what could not be written, why, how much room there is, and what to do."""
-    full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)  # None: it was seen before anything was written
+    full = error.errno in (None, *FULL)  # None: it was seen before anything was written
     way_out = "make room, or let fewer stay (keep_checkpoints)" if full else "mend that"
     free = shutil.disk_usage(next(folder for folder in place.parents if folder.exists())).free
     return (f"the checkpoint {error.filename or place} cannot be written: {error.strerror or error}; {free:,} bytes "

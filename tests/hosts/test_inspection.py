@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from launcher import hostfile, hosts, process
-from mux.run import Cluster, Host, RunDirectory
+from mux.plan import Cluster, Host
+from mux.run import RunDirectory
 from tests.conftest import COMMAND, ROOT, TINY
 
 pytestmark = [pytest.mark.multihost, pytest.mark.processes, pytest.mark.fault("preflight")]

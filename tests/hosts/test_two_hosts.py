@@ -4,12 +4,14 @@ is left anywhere."""
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 
 pytestmark = [pytest.mark.multihost, pytest.mark.processes]
 
@@ -86,6 +88,37 @@ def test_nothing_that_is_said_is_a_command(whole, cache, tmp_path, monkeypatch):
     process.terminate()
     assert process.wait(120) == 75, run.output()
     assert list(traps.iterdir()) == [] and whole.emptied(seconds=5)
+
+
+# mux-launch where the first start of a job meets at the given port.
+DRAWN = """
+import sys
+from launcher import entry, process
+draw, drawn = process.draw_port, iter([int(sys.argv.pop(1))])
+process.draw_port = lambda plan, job: next(drawn, None) or draw(plan, job)
+entry.launch()
+"""
+HOLDER = "import socket, time; held = socket.create_server(('', 0)); print(held.getsockname()[1], flush=True); " \
+         "time.sleep(600)"
+
+
+@pytest.mark.fault("port taken on a remote host")
+def test_a_port_that_is_taken_on_the_first_host(whole, spread, alone):
+    """Somebody even answers there. The ranks meet at another one, and that is no failure."""
+    first, second = whole.names
+    with subprocess.Popen(["ip", "netns", "exec", whole.namespace(first), sys.executable, "-c", HOLDER],
+                          stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        port = holder.stdout.readline().strip()
+        words = [sys.executable, "-c", DRAWN, port, *spread.command(*on_hosts(whole, *STAGE))[1:]]
+        done = subprocess.run(words, cwd=ROOT, env=spread.environment, capture_output=True, text=True, timeout=300)
+        holder.kill()
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (spread.path / "logs" / f"{first}.0.node.log").read_text()
+    assert f"port {port} is taken on {whole.namespace(first)}" in log
+    assert len(spread.events("JobStarted")) == 1 and not spread.events("JobFailed", "RankFailed", "RankEnded")
+    assert {event["host"] for event in spread.events("RankStarted")} == {first, second}
+    assert spread.losses("retrieval") == alone.losses("retrieval") and whole.emptied(seconds=5)
 
 
 @pytest.mark.fault("SIGKILL on two hosts")

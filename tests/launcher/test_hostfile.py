@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launcher import gpu, hostfile
+from mux.plan import Host
 from mux.recipe.refusal import Refusal
-from mux.run import Host
 
 SHIPPED = Path(__file__).parents[2] / "hostfiles"
 

@@ -1,6 +1,7 @@
 """Asking hosts, as far as one machine goes; several real ones are in tests/hosts."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from launcher import errands, gpu, host_checks, hosts
 from launcher.errands import Errand
 from launcher.host_checks import CHECKS, Asked, Reply
 from launcher.probe import Answer, Installed
+from mux.plan import Cluster, Host
 from mux.recipe import Refusal
-from mux.run import Cluster, Host, RunDirectory
+from mux.run import RunDirectory
 
 HERE = Host(name="localhost", slots=2, local=True)
 NAMES = {"host": "gpu-02", "directory": "/home/a/b", "python": "/venv/bin/python"}
@@ -131,6 +133,17 @@ def test_a_run_that_is_there_is_left_as_it_was(place):
     hosts.inspect(cluster(HERE), place, 0, rendezvous=True)
     assert sorted(path.name for path in place.path.rglob("*")) == ["logs", "plan.json"]
     assert place.path.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.processes
+def test_what_a_run_has_written_needs_no_room_unless_it_starts_over(place):
+    place.create()
+    with open(place.path / "shard", "wb") as shard:
+        shard.truncate(10**12)
+    needed = shutil.disk_usage(place.path).free + 10**12 // 2
+    assert hosts.inspect(cluster(HERE), place, needed, rendezvous=False).problems == {}
+    (told,) = hosts.inspect(cluster(HERE), place, needed, rendezvous=False, begun=False).problems["localhost"]
+    assert told.startswith(f"the run may need {needed / 1e9:,.2f} GB, ")
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from launcher import micro_batches, plan
 from launcher.preview import render
-from mux.run import MeasuredMicroBatch, RunDirectory, write_text
+from mux.plan import MeasuredMicroBatch
+from mux.run import RunDirectory, write_text
 from tests.launcher.test_plan import cluster, planned, recipe
 
 AUTO = 'engine.micro_batch="auto"'

@@ -2,7 +2,7 @@
 
 from launcher.phase import Restarts
 from mux.event import CheckpointSaved, Event, RolledBack, StageDone
-from mux.run import Host, JobPlan
+from mux.plan import Host, JobPlan
 
 JOB = JobPlan(id=0, phase=0, stages=("pretrain",), hosts=(Host(name="a", slots=1),))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from launcher import footprint, hostfile, memory, plan
+from mux.plan import Cluster, Host, Plan
 from mux.recipe import Loaded, Recipe, Refusal, load
 from mux.recipe.digest import digest, resolved
-from mux.run import Cluster, Host, Plan
 
 ROOT = Path(__file__).parents[2]
 

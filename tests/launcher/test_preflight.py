@@ -11,8 +11,9 @@ import pytest
 
 from launcher import gpu, hostfile, named_files, plan, preflight
 from mux.data.tasks import load_task
+from mux.plan import Cluster, Host, Plan
 from mux.recipe import Recipe, load
-from mux.run import Cluster, Host, Plan, RunDirectory
+from mux.run import RunDirectory
 
 RECIPE = """
 name = "case"
@@ -416,6 +417,8 @@ def test_disk_that_is_too_small(monkeypatch):
     Path("runs/case/pretrain").mkdir(parents=True)
     Path("runs/case/pretrain/shard").write_bytes(b"x")  # what is written already needs no room
     assert problems(made) == []
+    (anew,) = preflight.check(made, RunDirectory("runs/case"), begun=False)  # it is kept beside the new run
+    assert text == str(anew)
 
 
 def test_disk_is_that_of_the_nearest_parent(monkeypatch, tmp_path):

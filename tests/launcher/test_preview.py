@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from launcher import gpu, hostfile, plan, preview, process
+from mux.plan import Plan
 from mux.recipe import Loaded, load
 from mux.recipe.digest import leaves
-from mux.run import Plan
 
 ROOT = Path(__file__).parents[2]
 

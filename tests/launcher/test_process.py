@@ -1,5 +1,6 @@
 """The commands that start a host's ranks, and the processes that they become; whole runs are in test_runs.py."""
 
+import cProfile
 import os
 import shlex
 import signal
@@ -13,8 +14,9 @@ import psutil
 import pytest
 
 from launcher import agent, hostfile, plan, process
+from mux.plan import Host, Plan
 from mux.recipe import load
-from mux.run import Host, RunDirectory
+from mux.run import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,6 +59,21 @@ def test_hosts_of_different_sizes(planned):
     assert [(rank["RANK"], rank["LOCAL_RANK"], rank["LOCAL_SIZE"], rank["WORLD_SIZE"]) for rank in ranks] == [
         ("0", "0", "2", "6"), ("1", "1", "2", "6"), ("2", "0", "1", "6"),
         ("3", "0", "3", "6"), ("4", "1", "3", "6"), ("5", "2", "3", "6")]
+
+
+def calls(planned: Plan, count: int, device: str) -> int:
+    """Function calls for the commands of so many hosts, what generators are asked for included."""
+    hosts = tuple(Host(name=f"gpu-{number}", slots=2) for number in range(count))
+    job = planned.jobs[0].model_copy(update={"hosts": hosts})
+    cluster = planned.cluster.model_copy(update={"hosts": hosts, "device": device})
+    profile = cProfile.Profile()
+    profile.runcall(process.host_commands, planned.model_copy(update={"cluster": cluster, "jobs": (job,)}), job, 1)
+    return sum(row.callcount for row in profile.getstats())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ten_times_the_hosts_take_ten_times_the_work(planned, device):
+    assert calls(planned, 1000, device) < 11 * calls(planned, 100, device)
 
 
 def test_no_word_is_left_to_a_remote_shell(planned, monkeypatch):

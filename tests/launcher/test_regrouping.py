@@ -13,8 +13,9 @@ from launcher.regrouping import TooFewHosts, regroup
 from launcher.supervisor import Supervisor
 from mux.event import Event, HostDropped, Resized, Restarting
 from mux.journal import EventReader
+from mux.plan import Cluster, Host, Plan
 from mux.recipe import Problem, Refusal
-from mux.run import Cluster, Host, Plan, RunDirectory
+from mux.run import RunDirectory
 from tests.launcher.test_plan import cluster, planned, recipe
 
 DOWN = ("no route to host", "and more")

@@ -111,6 +111,15 @@ def test_a_manifest_that_cannot_be_read_is_left_to_the_ranks(tmp_path):
     assert directory.state_of(run, other, "auto", False) == "unfinished"
 
 
+def test_a_checkpoint_of_another_recipe_is_left_to_the_ranks(tmp_path):
+    """It was put there: a recipe that was changed is refused before. They fall back to the one before it."""
+    plan, run = begun(tmp_path)
+    saved(run.checkpoints("pretrain"), plan, "pretrain", step=3)
+    saved(run.checkpoints("pretrain"), plan, "pretrain", step=6, recipe_digest="another")
+    assert directory.state_of(run, plan, "auto", False) == "unfinished"
+    assert "what ZeRO 1 has saved cannot become ZeRO 3's" in refusal(run, "engine.zero_stage=3")
+
+
 def test_changed_keys_are_refused_or_noted_one_by_one(tmp_path):
     plan, run = begun(tmp_path)
     saved(run.checkpoints("pretrain"), plan, "pretrain")

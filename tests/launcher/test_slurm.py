@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from launcher import allocation, batch, reach, start
+from mux.plan import Host
 from mux.recipe import Refusal
-from mux.run import Host
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "tests" / "recipes" / "tiny.toml"

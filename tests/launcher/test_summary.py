@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from launcher.summary import render, show
-from mux.run import Cluster, Host, Plan
+from mux.plan import Cluster, Host, Plan
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mux.run import Host, JobPlan, Point, RunDirectory, TrainingPlan, read_json, write_json
+from mux.plan import Host, JobPlan, Point, TrainingPlan
+from mux.run import RunDirectory, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 

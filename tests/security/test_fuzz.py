@@ -29,9 +29,10 @@ from launcher.directory import state_of
 from mux import manifest
 from mux.event import Event
 from mux.journal import EventReader, decode, encode
+from mux.plan import Plan
 from mux.recipe import Refusal, load
 from mux.report.results import read_run
-from mux.run import Plan, RunDirectory
+from mux.run import RunDirectory
 from tests.security.conftest import RECIPE, content_of
 
 HANG_SECONDS = 10

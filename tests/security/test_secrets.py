@@ -18,11 +18,15 @@ from tests.security.conftest import MUX, RECIPE, REMOTE_TOKEN, SECRETS
 SHAPES = {
     "hf_AbCdEfGhIjKlMnOp": "a Hugging Face token",
     "api_org_AbCdEfGhIjKlMnOp": "a Hugging Face token",
-    "ghp_0123456789abcdefghij": "a GitHub token",
+    **{f"gh{kind}_0123456789abcdefghij": "a GitHub token" for kind in "opsur"},
     "github_pat_11ABC_0123456789": "a GitHub token",
-    "glpat-0123456789abcdefghij": "a GitLab token",
+    **{f"gl{kind}-0123456789abcdefghij": "a GitLab token" for kind in ("pat", "dt", "rt", "ptt")},
     "sk-ant-0123456789abcdefghij": "an API key",
+    "pypi-0123456789abcdefghij": "an API key",
+    "npm_0123456789abcdefghij": "an API key",
+    "AIza0123456789abcdefghij0123456789abcdefghij": "an API key",
     "AKIAIOSFODNN7EXAMPLE": "an AWS key",
+    "ASIAIOSFODNN7EXAMPLE": "an AWS key",
     "xoxb-0123456789-abcdef": "a Slack token",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl": "a signed token",
     "-----BEGIN OPENSSH PRIVATE KEY-----": "a private key",
@@ -30,6 +34,8 @@ SHAPES = {
     "postgres://user:pa55@example.com": "an address with a password",
     "https://0123456789abcdef@github.com/a/b": "an address with a password",
     "Authorization: Basic dXNlcjpwYXNzd29yZA==": "a header with credentials",
+    "AUTHORIZATION=dXNlcjpwYXNzd29yZA==": "a header with credentials",
+    "BEARER dXNlcjpwYXNzd29yZA==": "a header with credentials",
 }
 HARMLESS = (
     "hub:google-bert/bert-base-uncased@refs/convert/parquet", "path:/disk-0123456789abcdefghij/texts/*.txt",
@@ -62,10 +68,22 @@ def test_values_of_variables(tmp_path: Path) -> None:
     assert secrets.redacted(harmless) == harmless
 
 
+def test_values_in_any_case_and_script() -> None:
+    for value in ("ΟΔΥΣΣΕΥΣ", "Straße 12", "İstanbul"):
+        assert Secrets({"A_TOKEN": value}).redacted(f"{value}X") == f"{REDACTED}X"
+
+
 def test_values_as_others_quote_them() -> None:
     value = "pass\"word\\\twith'ümlaut/"
     for spelling in (value, repr(value), json.dumps(value), json.dumps({"a": value}), quote(value, safe="")):
         assert REDACTED in Secrets({"A_TOKEN": value}).redacted(spelling)
+
+
+@pytest.mark.parametrize("text", ["https://bob:{}@example.com/x", "https://{}@example.com", "Authorization: Bearer {}"])
+def test_what_was_redacted_stays_as_it_is(text: str) -> None:
+    """Logs are gone over once more when their job has ended."""
+    assert Secrets({}).found(text.format("[redacted]")) is None
+    assert Secrets({}).found(text.format("0123456789abcdef")) is not None
 
 
 def test_a_key_of_many_lines_goes_whole() -> None:
@@ -144,8 +162,10 @@ def test_the_run_directory_holds_none(guarded) -> None:
 @pytest.mark.processes
 def test_ranks_and_launcher_have_said_them(guarded) -> None:
     """Else the test above would prove nothing: each said its environment, and it was taken out."""
-    logs = [path.read_text() for path in guarded.path.glob("logs/localhost.?.log")]
-    assert len(logs) == 2
+    logs = [path.read_text(errors="surrogateescape") for path in guarded.path.glob("logs/localhost.?.log")]
+    agents = (guarded.path / "logs/localhost.0.node.log").read_text(errors="surrogateescape")
+    past_python = f"in C: {REDACTED}, {REDACTED} \udcff\n"
+    assert len(logs) == 2 and all(past_python in text for text in (*logs, agents))
     for text in (*logs, guarded.printed):
         for name in SECRETS:
             assert f"talkative: {name}={REDACTED}" in text

@@ -12,7 +12,8 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 
 from mux.hub.export import export, find_model
 from mux.model import MuxForPreTraining, MuxForSequenceClassification, MuxModel
-from mux.run import Cluster, Host, Plan, RunDirectory, StagePlan, write_json
+from mux.plan import Cluster, Host, Plan, StagePlan
+from mux.run import RunDirectory, write_json
 
 ROOT = Path(__file__).parents[3]
 SCORES = {"metric": "accuracy", "mean": 0.75, "std": 0.0, "max": 0.75, "min": 0.75, "tickets": [0.75], "majority": 0.5}

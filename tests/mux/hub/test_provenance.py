@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mux.hub.provenance import chain, training_texts
-from mux.run import Cluster, Plan, StagePlan
+from mux.plan import Cluster, Plan, StagePlan
 
 STAGES = {  # id: (kind, source, tasks)
     "prime": ("retrieval", "hub:some/bert", ()),

@@ -9,9 +9,10 @@ import torch
 
 from mux.event import Evaluated
 from mux.journal import EventReader
+from mux.plan import StagePlan
 from mux.rank import Voice
 from mux.recipe.stages import EnsembleStage, EvaluateStage
-from mux.run import StagePlan, read_json, write_json
+from mux.run import read_json, write_json
 from mux.stages import ensemble, evaluate
 from mux.stages.context import Context
 from mux.stages.evaluation import open_task

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mux.data.tasks import load_task
+from mux.plan import Point, StagePlan, TrainingPlan
 from mux.recipe import FinetuneStage
 from mux.recipe.tasks import TASKS
-from mux.run import Point, StagePlan, TrainingPlan, write_json
+from mux.run import write_json
 from mux.stages import finetune
 from mux.stages.context import Context
 from mux.stages.task_training import material_of

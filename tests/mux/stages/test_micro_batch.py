@@ -94,7 +94,7 @@ def test_workloads_of_tasks(context, tasks, rate, parts):
 
 
 def test_the_share_is_of_the_largest_batch_of_a_search():
-    from mux.run import Point, StagePlan
+    from mux.plan import Point, StagePlan
 
     points = tuple(Point(learning_rate=1.0, batch=batch, micro_batch=None, accumulation=None) for batch in (16, 64))
     plan = StagePlan(id="a", kind="finetune", source=None, devices=1, batch=32)
