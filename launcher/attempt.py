@@ -56,7 +56,7 @@ class Attempt:
         self._log_sizes = {name: reader.offset for name, reader in self._agents.items()}  # before this start
         cluster = plan.recipe["cluster"]
         self.say(JobStarted(job=job.id, stages=list(job.stages), hosts=job.ranks(), attempt=number,
-                            measures=bool(job.measures)))
+                            measures=bool(job.measurement)))
         self._processes = JobProcesses(plan, job, run)
         self.liveness = Liveness(self._ranks, cluster["heartbeat_seconds"], cluster["stall_seconds"])
 
@@ -147,7 +147,7 @@ class Attempt:
         who are out of reach."""
         logs = [self.run.node_log(host.name, self.job) for host in self.job.hosts]
         for log in (*logs, *(self.run.rank_log(host, rank) for host, rank in self._ranks)):
-            with suppress(OSError):  # it is not there, or the disk is full: its folder is the user's alone
+            with suppress(OSError, MemoryError):  # it is not there, the disk is full: its folder is the user's alone
                 redact(log)
 
     def _last_words(self, host: str) -> str:

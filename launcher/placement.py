@@ -28,7 +28,7 @@ def jobs_of(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Ite
                   if plan.batch is not None and plan.micro_batch is None]
     for hosts, stages in groupby(unmeasured, key=lambda stage: placement(stage, cluster)):
         yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(stage.id for stage in stages), hosts=hosts,
-                      measures=measured_for(recipe, hosts))
+                      measurement=measured_for(recipe, hosts, cluster))
     for hosts, stages in groupby(recipe.stages, key=lambda stage: placement(stage, cluster)):
         together: list[str] = []
         for stage in stages:
@@ -45,9 +45,11 @@ def jobs_of(recipe: Recipe, cluster: Cluster, plans: Sequence[StagePlan]) -> Ite
         yield JobPlan(id=next(numbers), phase=next(phases), stages=tuple(together), hosts=hosts)
 
 
-def measured_for(recipe: Recipe, hosts: Sequence[Host]) -> str:
-    """What a measured micro batch holds for, as a short name."""
-    decisive = digest(recipe), sum(host.slots for host in hosts), recipe.engine.zero_stage
+def measured_for(recipe: Recipe, hosts: Sequence[Host], cluster: Cluster) -> str:
+    """What a micro batch measured on these hosts of a cluster holds for, as a short name. Others' ranks are beside a
+    rank on its host."""
+    beside = max(host.slots for host in cluster.hosts)
+    decisive = digest(recipe), sum(host.slots for host in hosts), beside, cluster.device, recipe.engine.zero_stage
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 

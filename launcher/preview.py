@@ -138,7 +138,7 @@ def _jobs(plan: Plan) -> Iterator[str]:
             stage = plan.stage(stage_id)
             branch = "`-" if position == len(job.stages) - 1 else "|-"
             kind = "" if stage.kind == stage.id else f" ({stage.kind})"
-            yield (f"{branch} measures how many groups of stage {stage.id} fit" if job.measures else
+            yield (f"{branch} measures how many groups of stage {stage.id} fit" if job.measurement else
                    f"{branch} stage {stage.id}{kind}, from {stage.source or 'new weights'}")
 
 
@@ -204,9 +204,9 @@ def _commands(plan: Plan) -> Iterator[str]:
     """One line a host, as the launcher starts it; PORT is chosen at the start."""
     for job in plan.jobs:
         yield f"job {job.id}:"
-        argvs = process.host_commands(plan, job, port=None)
+        argvs, by_host = process.host_commands(plan, job, port=None), process.variables_by_host(plan, job)
         for host, argv in zip(job.hosts, argvs, strict=True):
-            variables = process.variables(plan, job, host) if host.local else {}  # else they are in it already
+            variables = by_host[host.name] if host.local else {}  # else they are in it already
             settings = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []
             yield shlex.join([*settings, *argv])
 

@@ -66,13 +66,9 @@ def devices(host: Host, kind: str) -> list[int] | list[str]:
     return list(range(taken.stop))[taken]
 
 
-def variables(plan: Plan, job: JobPlan, host: Host) -> dict[str, str]:
-    """What the ranks of a job's host find in their environment besides what is there already."""
-    return variables_by_host(plan, job)[host.name]
-
-
 def variables_by_host(plan: Plan, job: JobPlan) -> dict[str, dict[str, str]]:
-    """`variables` of all hosts of a job, by name. On a CPU the jobs of a phase share the cores of a host."""
+    """What the ranks of a job find in their environment besides what is there already, by their host's name. On a CPU
+    the jobs of a phase share the cores of a host."""
     on_cpu = plan.cluster.device == "cpu"
     shared = {
         "DS_ACCELERATOR": plan.cluster.device,

@@ -62,7 +62,7 @@ class Supervisor:
                 self._regroup(outcome, outcome.regroup)
             if (code := self._verdict(outcome)) is not None:
                 return code
-            if jobs[0].measures and outcome.regroup is None:  # there are micro batches now
+            if jobs[0].measurement and outcome.regroup is None:  # there are micro batches now
                 self._go_on_with(Regrouped(self.replan(self.plan.cluster), ()))
         whole = all(self.run.stage_result(stage.id).exists() for stage in self.plan.stages)
         self._record("finished" if whole else "partial")

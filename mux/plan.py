@@ -5,9 +5,9 @@ Which stages run on which devices in which order, with all derived numbers. A ra
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = 1
 
@@ -97,7 +97,7 @@ class JobPlan(Part):
     stages: tuple[str, ...]
     hosts: tuple[Host, ...]
     trainings: tuple[str, ...] = ()  # these of its fine-tuning stage; none: whole stages
-    measures: str = ""  # its stages' micro batches, and runs none of them: what they hold for, as their files have it
+    measurement: str = ""  # of its stages' micro batches, none of which it runs: what it holds for, as its files say
     first_rank: int = 0  # what its first rank is called: the number of its device among all of the cluster
 
     @property
@@ -107,7 +107,7 @@ class JobPlan(Part):
     @property
     def work(self) -> tuple[object, ...]:
         """What it is for; another plan may give it another number."""
-        return self.stages, self.trainings, self.measures
+        return self.stages, self.trainings, self.measurement
 
     def ranks(self) -> list[dict[str, Any]]:
         """[{"name": host, "ranks": [0, 1, ...]}] in rank order, as events carry it."""
@@ -121,7 +121,7 @@ class JobPlan(Part):
 class MeasuredMicroBatch(Part):
     """How many groups of a stage fit on a device at a time."""
 
-    micro_batch: int
+    micro_batch: Annotated[int, Field(ge=1)]
     limit: int  # bytes that a rank may use
     tries: tuple[dict[str, float], ...]  # groups, bytes at the peak, seconds of a step
 

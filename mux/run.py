@@ -6,13 +6,14 @@ import fcntl
 import json
 import os
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mux.plan import SCHEMA, JobPlan, Plan
+from mux.plan import SCHEMA, JobPlan, MeasuredMicroBatch, Plan
 
 FROM_LAUNCHER = "launcher"  # how the text of a stop request begins that the run's launcher made itself
 
@@ -44,9 +45,15 @@ class RunDirectory:
         """Written last by a stage: a stage is done when this file exists."""
         return self.stage(stage_id) / "result.json"
 
-    def micro_batch(self, stage_id: str, measures: str) -> Path:
-        """What has been measured for `engine.micro_batch = "auto"`; `measures`: as a job has it."""
-        return self.stage(stage_id) / f"micro_batch.{measures}.json"
+    def micro_batch(self, stage_id: str, measurement: str) -> Path:
+        """What has been measured for `engine.micro_batch = "auto"`; `measurement`: as a job has it."""
+        return self.stage(stage_id) / f"micro_batch.{measurement}.json"
+
+    def measured(self, stage_id: str, measurement: str) -> MeasuredMicroBatch | None:
+        """None where nothing has been measured, or nothing that can be read."""
+        with suppress(OSError, ValueError):
+            return MeasuredMicroBatch.model_validate_json(read_plain(self.micro_batch(stage_id, measurement)))
+        return None
 
     def training(self, stage_id: str, name: str) -> Path:
         """The folder of one training of a fine-tuning stage, while it is not chosen or passed over."""
@@ -65,8 +72,8 @@ class RunDirectory:
 
     def done(self, job: JobPlan) -> bool:
         """Whether all that a job is for has its result."""
-        if job.measures:
-            return all(self.micro_batch(stage, job.measures).exists() or self.stage_result(stage).exists()
+        if job.measurement:
+            return all(self.stage_result(stage).exists() or self.measured(stage, job.measurement)
                        for stage in job.stages)
         if job.trainings:
             return all(self.training_result(job.stages[0], name).exists() for name in job.trainings)

@@ -47,13 +47,13 @@ def work(run: RunDirectory, plan: Plan, job: JobPlan, voice: process.Voice, stop
         voice.gpu = ranks.gpu
         voice(RankStarted(pid=os.getpid(), device=ranks.device_name, job=job.id))
         context = Context(run=run, plan=plan, recipe=recipe, ranks=ranks, voice=voice, stop=stop,
-                          trainings=job.trainings, measures=job.measures)
+                          trainings=job.trainings, measurement=job.measurement)
         try:
             for stage_id in job.stages:
-                if ranks.from_first(run.stage_result(stage_id).exists()):
+                if ranks.from_first(run.done(job.model_copy(update={"stages": (stage_id,), "trainings": ()}))):
                     continue
                 stage = next(stage for stage in recipe.stages if stage.id == stage_id)
-                (measure_stage if job.measures else run_stage)(context, stage)
+                (measure_stage if job.measurement else run_stage)(context, stage)
         except Stopped as stopped:
             if ranks.first:
                 voice(StopAgreed(stage=voice.stage or "", step=stopped.step))

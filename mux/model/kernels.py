@@ -177,8 +177,9 @@ class EmbeddedAndMixed(torch.autograd.Function):
                       tokens.positions, POSITIONS=POSITIONS)
 
         def of_table(table: Tensor, ids_BNL: Tensor, padding: int | None) -> Tensor:
+            inside_BNL = ids_BNL.clamp(0, len(table) - 1)  # of others the forward pass made NaN, so this is NaN, too
             return torch.ops.aten.embedding_dense_backward(
-                d_summed_BNLE.to(table.dtype), ids_BNL, len(table), -1 if padding is None else padding, False)
+                d_summed_BNLE.to(table.dtype), inside_BNL, len(table), -1 if padding is None else padding, False)
 
         return (
             None,
@@ -213,7 +214,7 @@ NEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfl
 def fault(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels are not to be used there: a small case is computed both ways, once. None: they agree."""
     with torch.random.fork_rng([]), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # all is drawn on the CPU; those of GPUs are the training's
         plain = BertEmbeddings(BertConfig(vocab_size=50, hidden_size=96, max_position_embeddings=8))
         plain = plain.eval().to(device, dtype)
         ids_BNL, keys_NE = torch.randint(50, (2, 3, 8)).to(device), torch.randn(3, 96).to(device)

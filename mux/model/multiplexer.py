@@ -131,7 +131,7 @@ def fused(embeddings: Any, ids_BNL: Tensor) -> ModuleType | None:
              "dropout": nn.Dropout}
     if not all(type(getattr(embeddings, name)) is kind for name, kind in kinds.items()) or any(
             part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-            for part in embeddings.modules()):
+            or hasattr(part, "_hf_hook") for part in embeddings.modules()):
         return None
     try:
         from mux.model import kernels

@@ -25,7 +25,7 @@ _SAYINGS: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "missing": lambda v, c: "is missing",
     "extra_forbidden": lambda v, c: "is not a key",
     "literal_error": lambda v, c: f"must be {c['expected']}, is {shown(v)}",
-    "int_type": lambda v, c: f"must be a whole number, is {shown(v)}",
+    "int_type": lambda v, c: f"must be {c.get('expected', 'a whole number')}, is {shown(v)}",
     "float_type": lambda v, c: f"must be a number, is {shown(v)}",
     "finite_number": lambda v, c: f"must be a finite number, is {shown(v)}",
     "bool_type": lambda v, c: f"must be true or false, is {shown(v)}",
@@ -90,17 +90,20 @@ def _true_ones(
 ) -> Iterator[tuple[str, Path, Any, dict[str, Any]]]:
     """Errors with their path in the draft, without the ones that only follow from another."""
     errors = error.errors(include_url=False)
-    words = {found["loc"][:-1] for found in errors if found["type"] == "literal_error"}
-    or_words = words & {found["loc"][:-1] for found in errors if found["type"] in _OF_NUMBERS}
+    # Of a number or a word each member of the union complains; pydantic names the member behind the key.
+    words = {found["loc"][:-1]: found for found in errors
+             if found["type"] == "literal_error" and str(found["loc"][-1]).startswith("literal[")}
+    or_words = words.keys() & {found["loc"][:-1] for found in errors if found["type"] in _OF_NUMBERS}
     for found in errors:
-        kind, value = found["type"], found["input"]
+        kind, value, a_word_would_do = found["type"], found["input"], found["loc"][:-1] in or_words
         context = {"message": found["msg"], **found.get("ctx", {})}
-        if found["loc"][:-1] in or_words:
+        if a_word_would_do:
             if isinstance(value, str) != (kind == "literal_error"):
                 continue  # a word was not meant for the number, nor a number for the word
-            context["expected"] = f"a whole number or {context.get('expected')}"
+            word = words[found["loc"][:-1]]
+            context["expected"] = f"a whole number or {word.get('ctx', {}).get('expected')}"
         path, tags, there = _follow(found["loc"], tree, ends_in_key=kind in ("missing", "extra_forbidden"))
-        if tags and any(_wants_table(tag) for tag in tags) != isinstance(there, dict):
+        if tags and not a_word_would_do and any(map(_wants_table, tags)) != isinstance(there, dict):
             continue  # a member of a union that the value was not meant for
         if kind == "too_short" and isinstance(value, list) and len(value) >= context["min_length"]:
             continue  # pydantic counts the valid items only

@@ -35,7 +35,7 @@ class Context:
     voice: Voice
     stop: StopFlag
     trainings: tuple[str, ...] = ()  # what this job is for of its fine-tuning stage; none: all of the stage
-    measures: str = ""  # for what the micro batches that this job measures hold
+    measurement: str = ""  # of micro batches: as the job has it
     models: dict[str, Path] = field(default_factory=dict)  # folders of models from outside the run, by their source
     remarks: set[str] = field(default_factory=set)  # what has been said and is not to be said again
 

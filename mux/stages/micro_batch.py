@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -22,6 +23,7 @@ from mux.recipe.stages import TrainingStage
 from mux.recipe.wording import reason
 from mux.run import write_text
 from mux.stages.context import Context
+from mux.stages.host_memory import free_memory
 from mux.train.engine import Engine
 from mux.train.interval import Interval
 from mux.train.loop import Training, agree, optimizer_step, ready
@@ -29,7 +31,11 @@ from mux.train.objective import Batch, Objective
 from mux.train.schedule import Schedule
 
 PART = 0.9  # of the free memory: the rest is for what allocators waste, and for what others come to need
-SLOW = 20.0  # seconds of a pass; beyond it more groups at a time make nothing faster
+SLOW = 60.0  # seconds that a pass may be expected to take; beyond it more groups at a time make nothing faster
+ACCUMULATION = 2  # micro-batches of a step: gradients are kept from one to the next, as in a training that accumulates
+
+
+REMEDY = "set engine.activation_checkpointing = true, a higher engine.zero_stage or shorter rows"
 
 
 @dataclass(frozen=True)
@@ -44,43 +50,50 @@ class Workload:
 @dataclass(frozen=True)
 class Try:
     groups: int
-    bytes: int  # of this rank, at the peak
-    seconds: float  # of forward and backward pass and optimizer step
+    bytes: int  # at the peak, of the rank that has taken most
+    seconds: float  # of a forward and backward pass
 
 
 def measure(context: Context, stage: TrainingStage, workload: Workload) -> None:
     """Leave `<stage>/micro_batch.*.json`. Raises ValueError if not even one group fits."""
     plan, ranks = context.plan.stage(stage.id), context.ranks
-    assert plan.deepspeed is not None
     what, share = f"measuring how many groups of {stage.id} fit", share_of(plan)
     memory = Memory(ranks.device, max(host.slots for host in context.plan.cluster.hosts))
-    engine = Engine(workload.model, plan.deepspeed, weight_decay=stage.weight_decay, betas=stage.adam_betas,
-                    epsilon=stage.adam_epsilon)
-    engine.model.train()
+    limit = min(ranks.gather(memory.limit))
+    context.voice.stage = stage.id  # what a stop meanwhile would name
+    try:
+        engine = Engine(workload.model, config_of(plan), weight_decay=stage.weight_decay, betas=stage.adam_betas,
+                        epsilon=stage.adam_epsilon)
+        engine.model.train()
 
-    def attempt(groups: int) -> Try:
-        context.progress_together(what, groups, share, "groups")
-        memory.reset()
-        try:
+        def attempt(groups: int) -> Try:
+            context.progress_together(what, groups, share, "groups")
+            memory.reset()
             seconds = steps(context, stage, engine, workload, groups)
-        except torch.OutOfMemoryError as error:  # others may be inside a collective by now: there is no going back
-            raise ValueError(f"{groups} groups did not fit, though fewer left room for them: {reason(error)}; set "
-                             "engine.micro_batch to a number") from None
-        return Try(groups, memory.peak(), round(seconds, 4))
+            return Try(groups, max(ranks.gather(memory.peak())), round(max(ranks.gather(seconds)), 4))
 
-    attempt(1)  # the optimizer's state is made
-    tries, why = largest(divisors(share), attempt, memory, lambda one: ranks.sum([one])[0] > 0)
-    engine.close()
+        attempt(1)  # the optimizer's state is made
+        if ranks.device.type == "cpu":
+            engine.snapshot()  # and what is saved is copied to memory, which stays
+        tries, why = largest(divisors(share), attempt, max(ranks.gather(memory.held())), limit)
+        engine.close()
+    except torch.OutOfMemoryError as error:  # others may be inside a collective by now: there is no going back
+        raise ValueError(f"{stage.id} does not fit on a device: {reason(error)}; {REMEDY}") from None
     chosen = tries[-1]
     if chosen.groups == 0:
-        raise ValueError(f"not even one group of {stage.id} fits on a device: {why}; set "
-                         "engine.activation_checkpointing = true, a higher engine.zero_stage or shorter rows")
+        raise ValueError(f"not even one group of {stage.id} fits on a device: {why}; {REMEDY}")
     if ranks.first:
-        found = MeasuredMicroBatch(micro_batch=chosen.groups, limit=memory.limit,
-                                   tries=tuple(asdict(one) for one in tries))
-        write_text(context.run.micro_batch(stage.id, context.measures), found.model_dump_json(indent=1))
+        found = MeasuredMicroBatch(micro_batch=chosen.groups, limit=limit, tries=tuple(asdict(one) for one in tries))
+        write_text(context.run.micro_batch(stage.id, context.measurement), found.model_dump_json(indent=1))
     context.say(Notice(text=f"{stage.id}: {chosen.groups} of a device's {share} groups at a time ({why})"))
     ranks.barrier()
+
+
+def config_of(plan: StagePlan) -> dict[str, Any]:
+    """The stage's DeepSpeed config, to measure with: no step is skipped, or the optimizer's state might not be made."""
+    assert plan.deepspeed is not None
+    config = plan.deepspeed | {"gradient_accumulation_steps": ACCUMULATION}
+    return config | ({"fp16": config["fp16"] | {"initial_scale_power": 0}} if "fp16" in config else {})
 
 
 def share_of(plan: StagePlan) -> int:
@@ -96,11 +109,12 @@ def divisors(number: int) -> list[int]:
 
 
 def steps(context: Context, stage: TrainingStage, engine: Engine, workload: Workload, groups: int) -> float:
-    """Two optimizer steps of one micro-batch; the seconds of the second one. The first one may have to warm up."""
+    """Two optimizer steps; the seconds of a micro-batch of the second one. The first one may have to warm up."""
     ranks, batch = context.ranks, workload.batch(groups)
-    training = Training(stage=stage.id, steps=2, batches=lambda index: [batch], objective=workload.objective,
-                        schedule=Schedule(0.0, 0, 2), groups=groups * ranks.size, N=context.recipe.model.N, seed=0,
-                        log_every=1, save_every=1)
+    training = Training(stage=stage.id, steps=2, batches=lambda index: [batch] * ACCUMULATION,
+                        objective=workload.objective, schedule=Schedule(0.0, 0, 2),
+                        groups=groups * ACCUMULATION * ranks.size, N=context.recipe.model.N, seed=0, log_every=1,
+                        save_every=1)
     begun = 0.0
     for step in range(2):
         begun, micro_batches = time.monotonic(), ready(training, ranks, step)
@@ -108,28 +122,25 @@ def steps(context: Context, stage: TrainingStage, engine: Engine, workload: Work
         optimizer_step(training, engine, ranks, micro_batches, totals, step, 0, Interval())
         if ranks.device.type == "cuda":
             torch.cuda.synchronize(ranks.device)
-    return time.monotonic() - begun
+    return (time.monotonic() - begun) / ACCUMULATION
 
 
-def largest(sizes: list[int], attempt: Callable[[int], Try], memory: Memory,
-            any_rank: Callable[[bool], bool]) -> tuple[list[Try], str]:
-    """The tries that fit, the first of them that of no group at all, and in words why there are no more. `any_rank`:
-    whether something is so on any of them."""
-    fitting = [Try(0, memory.held(), 0.0)]
-    limit = gigabytes(memory.limit)
+def largest(sizes: list[int], attempt: Callable[[int], Try], held: int, limit: int) -> tuple[list[Try], str]:
+    """The tries that fit, the first of them that of no group at all, for which `held` bytes are taken, and in words why
+    there are no more."""
+    fitting, most = [Try(0, held, 0.0)], gigabytes(limit)
     for groups, following in zip(sizes, [*sizes[1:], None], strict=True):
         one = attempt(groups)
-        if any_rank(one.bytes > memory.limit):
-            return fitting, f"{groups} take {gigabytes(one.bytes)} of {limit}"
+        if one.bytes > limit:
+            return fitting, f"{groups} take {gigabytes(one.bytes)} of {most}"
         fitting.append(one)
         if following is None:
             break
-        expected = extrapolated(fitting[-2], one, following)
-        if any_rank(expected > memory.limit):
-            return fitting, f"{following} would take {gigabytes(expected)} of {limit}"
-        if any_rank(one.seconds > SLOW):
-            return fitting, f"a pass takes {one.seconds:.0f} s: more at a time would make nothing faster"
-    return fitting, f"all: they take {gigabytes(fitting[-1].bytes)} of {limit}"
+        if (expected := extrapolated(fitting[-2], one, following)) > limit:
+            return fitting, f"{following} would take {gigabytes(expected)} of {most}"
+        if (seconds := one.seconds * following / groups) > SLOW:
+            return fitting, f"a pass of {following} would take {seconds:.0f} s: more at a time make nothing faster"
+    return fitting, f"all: they take {gigabytes(fitting[-1].bytes)} of {most}"
 
 
 def extrapolated(before: Try, last: Try, groups: int) -> int:
@@ -174,12 +185,3 @@ class Memory:
             return torch.cuda.max_memory_allocated(self.device)
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-def free_memory() -> int:
-    """Bytes of this host's memory that are free, or of the share of it that a container has."""
-    free = psutil.virtual_memory().available
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free

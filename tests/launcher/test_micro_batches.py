@@ -18,7 +18,7 @@ ALONE = "tests/recipes/pretrain_alone.toml"
 
 def test_what_is_not_known_is_measured_first(tmp_path):
     made = planned(tmp_path, AUTO, slots=(2, 2))
-    measuring = [job for job in made.jobs if job.measures]
+    measuring = [job for job in made.jobs if job.measurement]
     assert [(job.stages, job.world_size) for job in measuring] == [(("retrieval", "pretrain"), 4), (("finetune",), 1)]
     assert [job.id for job in made.jobs] == list(range(len(made.jobs))) and made.jobs[:2] == tuple(measuring)
     assert [len(list(jobs)) for _, jobs in groupby(made.jobs, key=lambda job: job.phase)][:2] == [1, 1]
@@ -33,7 +33,7 @@ def test_what_is_known_divides_the_share(tmp_path):
     made = plan.make(loaded, here, tmp_path, {"retrieval": 256, "pretrain": 20})
     assert [(made.stage(name).micro_batch, made.stage(name).accumulation) for name in ("retrieval", "pretrain")] == [
         (32, 1), (16, 2)]
-    assert [job.stages for job in made.jobs if job.measures] == [("finetune",)]
+    assert [job.stages for job in made.jobs if job.measurement] == [("finetune",)]
 
 
 def test_the_preview_says_what_is_to_be_measured(tmp_path):
@@ -49,16 +49,19 @@ def test_a_measurement_holds_for_its_recipe_devices_and_zero_stage(tmp_path):
     loaded = recipe(tmp_path, AUTO)
     job = plan.make(loaded, here, tmp_path).jobs[0]
     found = MeasuredMicroBatch(micro_batch=7, limit=1, tries=())
-    write_text(run.micro_batch("pretrain", job.measures), found.model_dump_json())
+    write_text(run.micro_batch("pretrain", job.measurement), found.model_dump_json())
 
     def known(*changes, on=here):
         return micro_batches.known(run, recipe(tmp_path, *changes).recipe, on)
 
     assert known(AUTO) == {"pretrain": 7} == known(AUTO, "stages.pretrain.save_every=3")
+    beside = here.model_copy(update={"hosts": tuple(host.model_copy(update={"slots": 1, "name": name})
+                                                    for host in here.hosts for name in "ab")})
+    assert known(AUTO, on=beside) == known(AUTO, on=here.model_copy(update={"device": "cpu"})) == {}
     assert known() == known(AUTO, on=cluster(4)) == known(AUTO, "engine.zero_stage=2") == {}
     assert known(AUTO, "corpus.sequence_length=32") == {}
-    write_text(run.micro_batch("pretrain", job.measures), "{")
-    assert known(AUTO) == {}
+    write_text(run.micro_batch("pretrain", job.measurement), "{")
+    assert known(AUTO) == {} and not run.done(job)  # so it is measured again
 
 
 @pytest.mark.processes

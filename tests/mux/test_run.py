@@ -55,9 +55,12 @@ def test_a_job_of_trainings_is_done_with_their_results(run):
 
 
 def test_a_job_that_measures_is_done_where_it_has_measured_or_nothing_is_left_to_train(run):
-    job = JobPlan(id=0, phase=0, stages=("retrieval", "pretrain"), hosts=(Host(name="h", slots=1),), measures="abc")
-    write_json(run.micro_batch("pretrain", "abc"), {})
-    write_json(run.micro_batch("retrieval", "of another recipe"), {})
+    job = JobPlan(id=0, phase=0, stages=("retrieval", "pretrain"), hosts=(Host(name="h", slots=1),), measurement="abc")
+    found = {"micro_batch": 4, "limit": 1, "tries": []}
+    write_json(run.micro_batch("pretrain", "abc"), found)
+    write_json(run.micro_batch("retrieval", "of another recipe"), found)
+    assert not run.done(job)
+    write_json(run.micro_batch("retrieval", "abc"), found | {"micro_batch": 0})  # no measurement
     assert not run.done(job)
     write_json(run.stage_result("retrieval"), {})
     assert run.done(job)

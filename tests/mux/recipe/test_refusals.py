@@ -109,6 +109,17 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
          "x.toml:8: engine.activation_checkpointing: must be true or false, is 1"),
         ('[corpus]\nsources = ["builtin:wiki_leads"]\nsequence_length = 64\n', "[[corpus]]\n",
          "x.toml:11: corpus: must be a table, is [a table]"),
+        # a number or a word
+        ("[tokenizer]", "[engine]\nmicro_batch = true\n[tokenizer]",
+         "x.toml:8: engine.micro_batch: must be a whole number or 'auto', is true"),
+        ("[tokenizer]", "[engine]\nmicro_batch = 1.5\n[tokenizer]",
+         "x.toml:8: engine.micro_batch: must be a whole number or 'auto', is 1.5"),
+        ("[tokenizer]", "[engine]\nmicro_batch = {a = 1}\n[tokenizer]",
+         "x.toml:8: engine.micro_batch: must be a whole number or 'auto', is a table"),
+        ("[tokenizer]", '[engine]\nmicro_batch = "big"\n[tokenizer]',
+         "x.toml:8: engine.micro_batch: must be a whole number or 'auto', is \"big\""),
+        ("[tokenizer]", "[engine]\nmicro_batch = 0\n[tokenizer]",
+         "x.toml:8: engine.micro_batch: must be at least 1, is 0"),
         ('kind = "pretrain"', 'kind = "pretran"', 'x.toml:16: stages.pretran.kind: is "pretran", '
          'which is no kind of stage\n    did you mean "pretrain"?'),
         ('kind = "pretrain"', "kind = 3", "x.toml:16: stages[0].kind: is 3, which is no kind of stage\n    "
@@ -142,6 +153,16 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
 )
 def test_one_thing_is_wrong(folder: Any, old: str, new: str, told: str) -> None:
     assert folder.refusal(folder.changed((old, new))) == told
+
+
+def test_two_keys_of_one_table_are_wrong(folder: Any) -> None:
+    wrong = folder.changed(("[tokenizer]", '[engine]\nprecision = 5\nzero_stage = "two"\n[tokenizer]'),
+                           ("N = 2", 'N = "2"'), ('[model]', '[model]\nfamily = "foo"'))
+    told = folder.refusal(wrong)
+    for words in ("engine.precision: must be 'fp32', 'fp16' or 'bf16', is 5",
+                  'engine.zero_stage: must be a whole number, is "two"', 'model.N: must be a whole number, is "2"',
+                  "model.family: must be 'bert', 'electra' or 'hub', is \"foo\""):
+        assert words in told
 
 
 # --- what holds between keys ----------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from functools import partial
 
+import psutil
 import pytest
 import torch
 
+from mux.plan import Point, StagePlan
 from mux.stages import finetune, pretrain
-from mux.stages.micro_batch import Memory, Try, divisors, extrapolated, free_memory, largest, share_of
+from mux.stages.host_memory import free_memory, free_of_groups
+from mux.stages.micro_batch import Memory, Try, config_of, divisors, extrapolated, largest, share_of
 from mux.stages.retrieval import workload as retrieval_workload
 from mux.train.objective import Objective
 
@@ -27,24 +30,34 @@ def taking(memory: Memory, tried: list[int], groups: int) -> Try:
     (3.5, [0, 1, 2, 3], "4 would take"), (100, [0, *SIZES], "all: they take"), (0.5, [0], "1 take")])
 def test_as_many_as_fit(room, fitting, why):
     memory, tried = Memory(torch.device("cpu"), 1), []
-    memory.limit = memory.held() + int(room * EACH)
-    tries, told = largest(SIZES, partial(taking, memory, tried), memory, bool)
+    held = memory.held()
+    tries, told = largest(SIZES, partial(taking, memory, tried), held, held + int(room * EACH))
     assert [one.groups for one in tries] == fitting and told.startswith(why)
     assert tried == (fitting[1:] or [1])  # what would not fit was not tried
     for one in tries[1:]:
         assert abs(one.bytes - tries[0].bytes - one.groups * EACH) < EACH / 4
 
 
-def test_one_rank_that_is_full_stops_all():
-    memory, tried = Memory(torch.device("cpu"), 1), []
-    tries, _ = largest(SIZES, partial(taking, memory, tried), memory, lambda one: one or len(tried) == 2)
-    assert [one.groups for one in tries] == [0, 1]
+def test_passes_that_would_be_slow_are_not_tried():
+    tried: list[int] = []
+
+    def attempt(groups: int) -> Try:
+        tried.append(groups)
+        return Try(groups, 0, 15.0 * groups)
+
+    tries, told = largest(SIZES, attempt, 0, 10)
+    assert tries[-1].groups == 4 and told == "a pass of 6 would take 90 s: more at a time make nothing faster"
+    largest([1, 97], attempt, 0, 10)
+    assert tried == [1, 2, 3, 4, 1]
 
 
-def test_slow_passes_are_enough():
-    memory = Memory(torch.device("cpu"), 1)
-    tries, told = largest(SIZES, lambda groups: Try(groups, 0, 15.0 * groups), memory, bool)
-    assert tries[-1].groups == 2 and told == "a pass takes 30 s: more at a time would make nothing faster"
+def test_every_step_is_taken_while_measuring():
+    """Also in fp16, where steps of too large a loss scale are skipped, and gradients are kept between micro-batches."""
+    half = {"fp16": {"enabled": True, "initial_scale_power": 16}, "zero_optimization": {"stage": 1}}
+    plan = StagePlan(id="a", kind="pretrain", source=None, devices=1, deepspeed=half)
+    assert config_of(plan) == {"fp16": {"enabled": True, "initial_scale_power": 0}, "zero_optimization": {"stage": 1},
+                               "gradient_accumulation_steps": 2}
+    assert half["fp16"]["initial_scale_power"] == 16
 
 
 def test_what_grows_is_told_from_what_does_not():
@@ -57,9 +70,26 @@ def test_sizes():
 
 
 def test_free_memory_is_no_more_than_there_is():
-    import psutil
-
     assert 0 < free_memory() <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(("line", "folder", "names"), [
+    ("0::/job", "", ("memory.max", "memory.current", "inactive_file")),
+    ("4:cpu,memory:/job", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))])
+def test_what_a_job_may_still_take(tmp_path, line, folder, names):
+    """The kernel's files as it writes them, of a job in a slice; what it keeps of files is as good as free."""
+    limit, used, kept = names
+    for group, values in (("job", (1000, 700)), ("", (5000, 4900))):
+        place = tmp_path / folder / group
+        place.mkdir(parents=True, exist_ok=True)
+        for name, value in zip((limit, used), values, strict=True):
+            (place / name).write_text(f"{value}\n")
+        (place / "memory.stat").write_text(f"anon 300\n{kept} 50\nactive_file 7\n")
+    lines = ["1:name=systemd:/", line]
+    assert list(free_of_groups(lines, tmp_path)) == [350, 150]
+    (tmp_path / folder / limit).write_text("max\n")
+    assert list(free_of_groups(lines, tmp_path)) == [350]
+    assert list(free_of_groups(["0::/another", "3:cpuset:/"], tmp_path / "none")) == []
 
 
 def answered(load, groups):
@@ -94,8 +124,6 @@ def test_workloads_of_tasks(context, tasks, rate, parts):
 
 
 def test_the_share_is_of_the_largest_batch_of_a_search():
-    from mux.plan import Point, StagePlan
-
     points = tuple(Point(learning_rate=1.0, batch=batch, micro_batch=None, accumulation=None) for batch in (16, 64))
     plan = StagePlan(id="a", kind="finetune", source=None, devices=1, batch=32)
     assert share_of(plan.model_copy(update={"points": points})) == 64 and share_of(plan) == 32
