@@ -57,8 +57,8 @@ def warm_start(model: PreTrainedModel, folder: Path) -> list[str]:
 
 
 def from_another_N(model: PreTrainedModel, folder: Path) -> list[str]:
-    """Copy into `model` the MUX model of another N in `folder`, but for what belongs to slots: the keys, and the rows of
-    prefix markers behind the words.
+    """Copy into `model` the MUX model of another N in `folder`, but for what belongs to slots: the keys, and the rows
+    of prefix markers behind the words.
 
     Returns the names of our parameters that stay as they were initialised. Raises ValueError, and has changed nothing,
     if the folder lacks a weight of the encoder or has a weight in another shape.

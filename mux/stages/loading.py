@@ -51,16 +51,16 @@ def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[st
     """A model of `config` with the weights of `folder`: a MUX model's, or a plain encoder's in the backbone.
 
     `new`: how the weights begin that the folder may lack, or have in another shape. `tell` is called with a sentence
-    about what the folder of a plain encoder, or of `another_N` where that is allowed, lacks. Raises ValueError if others
-    do not fit, naming what differs.
+    about what the folder of a plain encoder, or of `another_N` where that is allowed, lacks. Raises ValueError if
+    others do not fit, naming what differs.
     """
     if read_config(folder).get("model_type") != MuxConfig.model_type:
         model = kind(config)
         told(tell, f"{folder} is a plain encoder", warm_start(model, folder))
         return model
     stored = open_config(folder)
-    of_another_N = another_N and stored.num_instances != config.num_instances
-    both = stored.multiplexed or not of_another_N
+    of_another_N: bool = another_N and stored.num_instances != config.num_instances
+    both: bool = stored.multiplexed or not of_another_N
     for name in (*ENCODER_FIELDS, *(() if of_another_N else ("num_instances",)),
                  *(MULTIPLEXING_FIELDS if config.multiplexed and both else ())):
         there, asked = getattr(stored, name), getattr(config, name)
