@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from launcher import gpu, hostfile, named_files
 from launcher.named_files import problem_of
 from mux.plan import Plan
-from mux.recipe import Problem, Recipe
+from mux.recipe import FinetuneStage, Problem, Recipe
 from mux.recipe.wording import listed
-from mux.run import RunDirectory, pretrained_model, read_json
+from mux.run import RunDirectory, fine_tuned_model, pretrained_model, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "vocab.json")
 SAFE = ("model.safetensors",)  # of MUX models and of runs nothing else is read
@@ -106,12 +108,15 @@ def _tokenizer(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
 
 
 def _models(plan: Plan, recipe: Recipe) -> Iterator[Problem]:
-    """Folders that stages start from by `from = "path:..."` or `"run:..."`, and a [model] that is in one."""
+    """Folders that stages start from by `from = "path:..."` or `"run:..."`, a [model] that is in one, and teachers."""
     named = {f"stages.{stage.id}.from": stage.from_ for stage in recipe.stages}
     for key, source in ({"model.source": recipe.model.source} | named).items():
         kind, _, rest = (source or "").partition(":")
         if kind in ("path", "run") and (wrong := _no_folder(Path(rest)) if kind == "path" else _no_run(Path(rest))):
             yield problem_of(plan, key, wrong)
+    for stage in recipe.stages:
+        if isinstance(stage, FinetuneStage) and stage.teacher and (wrong := _no_teacher(stage, stage.teacher)):
+            yield problem_of(plan, f"stages.{stage.id}.teacher", wrong)
 
 
 def _no_folder(folder: Path) -> str | None:
@@ -134,19 +139,27 @@ def _no_model(folder: Path, weights: Sequence[str]) -> str | None:
     return f"{folder.absolute()} has no {' and no '.join(lacking)}" if lacking else None
 
 
-def _no_run(folder: Path) -> str | None:
-    """Why a stage cannot start from a run: it has pre-trained no model, or it is gone."""
+def _no_teacher(stage: FinetuneStage, teacher: str) -> str | None:
+    """Why a run cannot teach a stage's tasks: of the first one that it has no model of."""
+    run = Path(teacher.removeprefix("run:"))
+    return next(filter(None, (_no_run(run, partial(fine_tuned_model, task=task), f"fine-tuned a model of {task}")
+                              for task in stage.tasks)), None)
+
+
+def _no_run(folder: Path, model_of: Callable[[Any], str | None] = pretrained_model,
+            did: str = "pre-trained a model") -> str | None:
+    """Why a stage cannot take its model from a run: none of its stages `did` what makes one, or it is gone."""
     results = folder / "results.json"
     if not folder.is_dir():
         return f"there is no run directory {folder.absolute()}"
     if not results.is_file():
         return f"{folder.absolute()} has no results.json: no stage of that run has finished"
     try:
-        model = pretrained_model(read_json(results))
+        model = model_of(read_json(results))
     except (ValueError, OSError, KeyError, TypeError, AttributeError):
         return f"{results.absolute()} cannot be read"
     if model is None:
-        return f"no finished stage of the run in {folder.absolute()} has pre-trained a model"
+        return f"no finished stage of the run in {folder.absolute()} has {did}"
     return _no_model(folder / model, SAFE)
 
 

@@ -182,6 +182,7 @@ class StepDone(Event):
     loss: float
     task_loss: float | None = None
     retrieval_loss: float | None = None
+    teacher_loss: float | None = None
     accuracy: float | None = None  # of masked tokens, retrieved tokens or labels, as the stage has it
     learning_rate: float = 0.0
     grad_norm: float | None = None

@@ -164,6 +164,13 @@ def pretrained_model(results: dict[str, Any]) -> str | None:
     return models[-1] if models else None
 
 
+def fine_tuned_model(results: dict[str, Any], task: str) -> str | None:
+    """The model that the last fine-tuning has made of the task, as results.json names it."""
+    models = [stage["tasks"][task]["model"] for stage in results.get("stages", ())
+              if stage["kind"] == "finetune" and stage["status"] == "done" and task in stage["tasks"]]
+    return models[-1] if models else None
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 

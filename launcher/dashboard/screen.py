@@ -204,7 +204,8 @@ Named = tuple[str, Text]
 def _metrics(step: events.StepDone) -> list[Named]:
     rows = [("loss", Text(decimal(step.loss), "bold"))]
     rows += [(name, Text(decimal(value))) for name, value in
-             (("  task", step.task_loss), ("  retrieval", step.retrieval_loss)) if value is not None]
+             (("  task", step.task_loss), ("  teacher", step.teacher_loss), ("  retrieval", step.retrieval_loss))
+             if value is not None]
     if step.accuracy is not None:
         rows.append(("accuracy", Text(fraction(step.accuracy), "bold")))
     rows.append(("learning rate", Text(rate(step.learning_rate))))

@@ -95,6 +95,7 @@ class TaskBatches:
     share: Share
     retrieval: bool = False  # whether the group's tokens are asked for beside the labels
     retrieves_first: bool = True  # and the first of each row among them
+    teacher_AC: np.ndarray | None = None  # a teacher's logits for each label
 
     def __call__(self, step: int) -> list[dict[str, Tensor]]:
         rows_BN = group_rows(len(self.encoded), self.N, self.share.groups, self.key, self.seed, step)
@@ -105,6 +106,8 @@ class TaskBatches:
         arrays = self.encoded.batch(rows)
         length = arrays["input_ids"].shape[1]
         arrays["labels"] = self.encoded.labels_of(rows, length)
+        if self.teacher_AC is not None:  # where no label is, any will do: nobody looks
+            arrays["teacher_logits"] = self.teacher_AC[self.encoded.asked(rows, length)]
         if self.retrieval:
             # Drawn for rows as long as rows may be: a position's draw does not depend on the longest of its batch.
             real_BNL = (np.arange(self.encoded.longest) < self.encoded.lengths[rows_BN][..., None])

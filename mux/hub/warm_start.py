@@ -1,4 +1,4 @@
-"""A MUX model that begins with the encoder of a plain BERT or ELECTRA checkpoint."""
+"""A MUX model that begins with the encoder of a plain BERT or ELECTRA checkpoint, or with a MUX model of another N."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mux.hub.folder import encoder_of, read_config, read_weights
+from mux.hub.folder import WEIGHTS, encoder_of, read_config, read_weights
 from mux.hub.published_keys import PublishedKeys, matching
 from mux.model import MuxConfig
 from mux.recipe.wording import some
@@ -19,6 +19,8 @@ SAME = (  # the encoder's arithmetic: what configurations must agree on, of whic
 )
 REQUIRED = "mux.backbone."
 NEW = "classifier."  # a task's own, also where the checkpoint has been fine-tuned on one
+SAFE = WEIGHTS[0]
+PER_SLOT = ("mux.multiplexer.keys", "mux.demultiplexer.keys")
 HEADS = (  # of transformers' BERT and ELECTRA: what of them our model has no place for is left
     "{family}.pooler.", "{family}.embeddings.position_ids", "cls.", "classifier.", "discriminator_predictions.",
     "generator_predictions.", "generator_lm_head.", "generator.",
@@ -52,6 +54,36 @@ def warm_start(model: PreTrainedModel, folder: Path) -> list[str]:
         for ours, name in found:
             state[ours][: len(originals[name])].copy_(originals[name])
     return sorted(new)
+
+
+def from_another_N(model: PreTrainedModel, folder: Path) -> list[str]:
+    """Copy into `model` the MUX model of another N in `folder`, but for what belongs to slots: the keys, and the rows
+    of prefix markers behind the words.
+
+    Returns the names of our parameters that stay as they were initialised. Raises ValueError, and has changed nothing,
+    if the folder lacks a weight of the encoder or has a weight in another shape.
+    """
+    if not (folder / SAFE).is_file():  # a MUX model's weights are never pickled
+        raise ValueError(f"{folder} has no {SAFE}")
+    path, stored = read_weights(folder)
+    words = model.config.vocab_size
+    found, new = [], []
+    for name, tensor in model.state_dict().items():
+        if name in PER_SLOT or (name not in stored and not name.startswith(REQUIRED)):
+            new.append(name)
+        elif name not in stored:
+            raise ValueError(f"{path}: {name} is missing")
+        elif stored[name].shape == tensor.shape:
+            found.append((tensor, stored[name]))
+        elif min(len(tensor), len(stored[name])) >= words and tensor.shape[1:] == stored[name].shape[1:]:
+            found.append((tensor[:words], stored[name][:words]))
+        else:
+            raise ValueError(f"{path}: {name} is {list(stored[name].shape)}; in this model it is {list(tensor.shape)}")
+    with torch.no_grad():
+        for ours, theirs in found:
+            ours.copy_(theirs)
+    tied = getattr(model, "_tied_weights_keys", None) or {}
+    return sorted(name for name in new if name not in tied)
 
 
 def check_config(config: MuxConfig, folder: Path) -> None:

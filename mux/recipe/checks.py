@@ -168,6 +168,12 @@ def _finetune(recipe: Recipe, stage: FinetuneStage, key: Path) -> Iterator[Findi
         if task not in stage.tasks:
             yield Finding((*key, "steps", task), "is no task of this stage",
                           did_you_mean(task, stage.tasks, "its tasks"))
+    if stage.teacher is not None:
+        yield from grammar.misspelt((*key, "teacher"), stage.teacher, grammar.teacher)
+    for name in ("teacher_rate", "temperature"):
+        if stage.teacher is None and name in stage.model_fields_set:
+            yield Finding((*key, name), "has no meaning without a teacher",
+                          'write teacher = "run:PATH", or leave it out')
     for name in ("batch", "learning_rate"):
         if name in stage.search.model_fields_set:
             yield from _list((*key, "search", name), getattr(stage.search, name))

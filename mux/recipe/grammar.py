@@ -76,6 +76,12 @@ def start(source: str) -> None:
         raise Refusal(Problem(f"{shown(source)} names no place", hint="write run:PATH or path:DIR"))
 
 
+def teacher(source: str) -> None:
+    """`teacher` of a fine-tuning stage."""
+    if not source.startswith("run:") or source == "run:":
+        raise Refusal(Problem(f"{shown(source)} names no run", hint='write run:PATH, as in "run:runs/bert_base_n1"'))
+
+
 def _texts(source: str, builtin: Sequence[str]) -> None:
     scheme, _, rest = source.partition(":")
     if scheme == "hub":

@@ -91,7 +91,11 @@ class Search(Section):
 
 
 class FinetuneStage(TrainingStage):
-    """Train each task; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (T-MUX: 0.1)."""
+    """Train each task; loss = (1 - r) task + r retrieval with r = `retrieval_rate` (T-MUX: 0.1).
+
+    With a `teacher`, a run with a model of each of these tasks, the task's loss is (1 - t) labels + t teacher with
+    t = `teacher_rate`: the divergence from the teacher's answers, softened by `temperature` (Hinton et al. 2015).
+    """
 
     kind: Literal["finetune"]
     tasks: Texts
@@ -101,6 +105,9 @@ class FinetuneStage(TrainingStage):
     warmup_fraction: Rate = 0.1
     adam_epsilon: Positive = 1e-8
     retrieval_rate: Beside = 0.0
+    teacher: Text | None = None  # run:PATH
+    teacher_rate: Rate = 0.5
+    temperature: Positive = 2.0
     sequence_length: Length = 128
     seeds: Naturals = (0,)
     tickets: Count = 5

@@ -140,8 +140,8 @@ class Evaluation:
 
 
 @torch.no_grad()
-def forward(model: nn.Module, part: Part, composition: Composition,
-            device: torch.device) -> tuple[np.ndarray, np.ndarray, float]:
+def forward(model: nn.Module, part: Part, composition: Composition, device: torch.device,
+            progress: Callable[[int, int, str], None] = lambda *_: None) -> tuple[np.ndarray, np.ndarray, float]:
     """Logits summed over copies [A, C], the number of copies that answered [A], and the seconds of forward passes."""
     answers = len(part.examples.labels)
     sums_AC: np.ndarray | None = None
@@ -149,6 +149,7 @@ def forward(model: nn.Module, part: Part, composition: Composition,
     # Groups of one length together: a batch is as long as its longest row, and no group's answers depend on the others.
     by_length = np.argsort(part.encoded.lengths[composition.groups].max(axis=1, initial=0), kind="stable")
     for first in range(0, len(by_length), BATCH_GROUPS):
+        progress(first, len(by_length), "groups")
         groups = by_length[first : first + BATCH_GROUPS]
         rows, counted = composition.groups[groups].ravel(), composition.counted[groups].ravel()
         batch = fed(model, part, rows, device)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from mux.hub.folder import read_config
-from mux.hub.warm_start import SAME, warm_start
+from mux.hub.warm_start import SAME, from_another_N, warm_start
 from mux.model import MuxConfig, MuxForPreTraining, MuxForSequenceClassification, MuxForTokenClassification
 from mux.model.opening import open_config
 from mux.recipe import ModelSection
@@ -24,7 +24,7 @@ TASK_HEADS = ("classifier.", "pooler.", "head.")
 
 # Fields of the configuration in which weights and recipe must agree. Those of the multiplexer and the demultiplexer
 # mean nothing to a plain encoder; those of the losses may change from stage to stage.
-ENCODER_FIELDS = ("family", "num_instances", *SAME, "plain_single", "segment_ids")
+ENCODER_FIELDS = ("family", *SAME, "plain_single", "segment_ids")
 MULTIPLEXING_FIELDS = (
     "multiplexer", "demultiplexer", "demultiplexer_layers", "shared_demultiplexer", "mask_padding", "own_special_ids",
 )
@@ -47,23 +47,29 @@ def config_of(section: ModelSection, tokenizer: PreTrainedTokenizerFast, retriev
 
 
 def load_model(kind: type[Model], folder: Path, config: MuxConfig, new: tuple[str, ...] = (),
-               tell: Callable[[str], None] | None = None) -> Model:
+               tell: Callable[[str], None] | None = None, another_N: bool = False) -> Model:
     """A model of `config` with the weights of `folder`: a MUX model's, or a plain encoder's in the backbone.
 
     `new`: how the weights begin that the folder may lack, or have in another shape. `tell` is called with a sentence
-    about what a plain encoder's folder lacks. Raises ValueError if others do not fit, naming what differs.
+    about what the folder of a plain encoder, or of `another_N` where that is allowed, lacks. Raises ValueError if
+    others do not fit, naming what differs.
     """
     if read_config(folder).get("model_type") != MuxConfig.model_type:
         model = kind(config)
-        lacking = warm_start(model, folder)
-        if lacking and tell is not None:
-            tell(f"{folder} is a plain encoder; untrained at the start: {listed(parts(lacking))}")
+        told(tell, f"{folder} is a plain encoder", warm_start(model, folder))
         return model
     stored = open_config(folder)
-    for name in ENCODER_FIELDS + (MULTIPLEXING_FIELDS if config.multiplexed else ()):
+    of_another_N: bool = another_N and stored.num_instances != config.num_instances
+    both: bool = stored.multiplexed or not of_another_N
+    for name in (*ENCODER_FIELDS, *(() if of_another_N else ("num_instances",)),
+                 *(MULTIPLEXING_FIELDS if config.multiplexed and both else ())):
         there, asked = getattr(stored, name), getattr(config, name)
         if there != asked:
             raise ValueError(f"{folder} has {name} = {there}, this recipe asks for {asked}")
+    if of_another_N:
+        model = kind(config)
+        told(tell, f"{folder} has N = {stored.num_instances}", from_another_N(model, folder))
+        return model
     try:
         loaded: Any = kind.from_pretrained(folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True,
                                            output_loading_info=True, use_safetensors=True)
@@ -81,6 +87,11 @@ def unfit(info: dict[str, Any]) -> Iterator[str]:
     yield from info["missing_keys"]
     for name, *_ in info["mismatched_keys"]:
         yield name
+
+
+def told(tell: Callable[[str], None] | None, what: str, lacking: list[str]) -> None:
+    if lacking and tell is not None:
+        tell(f"{what}; untrained at the start: {listed(parts(lacking))}")
 
 
 def parts(names: Iterable[str]) -> list[str]:

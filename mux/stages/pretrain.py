@@ -131,7 +131,7 @@ def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan
     torch.manual_seed(seed_of(stage.seed, "weights"))  # the same on every rank
     model = (MuxForPreTraining(config) if plan.source is None
              else load_model(MuxForPreTraining, source_folder(context, plan.source), config,
-                             tell=functools.partial(context.remark, stage.id)))
+                             tell=functools.partial(context.remark, stage.id), another_N=True))
     save_memory(context, model)
     return model
 

@@ -27,11 +27,12 @@ from mux.stages.context import Context
 from mux.stages.evaluation import Evaluation, encoded, evaluation_of, open_task
 from mux.stages.micro_batch import Workload
 from mux.stages.model_folder import save_model
+from mux.stages.teacher import teacher_logits
 from mux.stages.training import identity, limits, profiling, resume, save_memory
 from mux.train.checkpoint import Checkpoints
 from mux.train.engine import Engine
 from mux.train.loop import Position, Training, seed_of, train
-from mux.train.objective import CLASSES, NUMBERS, Batch, Objective, weighed
+from mux.train.objective import CLASSES, NUMBERS, TEACHER_LOGITS, Batch, Objective, weighed
 from mux.train.schedule import Schedule
 
 
@@ -44,6 +45,7 @@ class Material:
     evaluation: Evaluation  # of the rows that are reported
     choice: Evaluation | None  # of the rows on which the search chooses, if those are others
     choice_on: str | None  # what they are, in words; None: there is no choice
+    teacher_AC: np.ndarray | None  # logits for the labels of the train rows; None: nobody teaches
 
 
 def material_of(context: Context, stage: FinetuneStage, name: str) -> Material:
@@ -56,7 +58,8 @@ def material_of(context: Context, stage: FinetuneStage, name: str) -> Material:
         else:
             others, on = (None, "test rows") if task.dev is None else (task.dev, "dev rows")
     choice = evaluation_of(context, task, stage, {on: others}) if on and others else None
-    return Material(task, encoded(context, train, stage), evaluation_of(context, task, stage), choice, on)
+    taught = teacher_logits(context, stage, task, train) if stage.teacher else None
+    return Material(task, encoded(context, train, stage), evaluation_of(context, task, stage), choice, on, taught)
 
 
 def run(context: Context, stage: FinetuneStage, training: TrainingPlan, material: Material) -> None:
@@ -107,13 +110,17 @@ def workload(context: Context, stage: FinetuneStage, name: str) -> Workload:
             real_BNL = np.ones((groups, N, length), bool)
             real_BNL[..., 0] &= retrieves_first(model)
             arrays["retrieval_slots"] = torch.from_numpy(retrieval_slots(real_BNL, 0, 0, 0))
+        if stage.teacher:
+            arrays[TEACHER_LOGITS] = torch.zeros(*labels.shape, task.outputs)
         return arrays
 
     return Workload(model, objective_of(stage, task), batch)
 
 
 def objective_of(stage: FinetuneStage, task: Task) -> Objective:
-    return Objective(weighed(stage.retrieval_rate), NUMBERS if task.definition.regression else CLASSES)
+    teacher_rate = stage.teacher_rate if stage.teacher else 0.0
+    return Objective(weighed(stage.retrieval_rate, teacher_rate=teacher_rate),
+                     NUMBERS if task.definition.regression else CLASSES, stage.temperature)
 
 
 def values(context: Context, stage: FinetuneStage, training: TrainingPlan, material: Material,
@@ -125,7 +132,7 @@ def values(context: Context, stage: FinetuneStage, training: TrainingPlan, mater
     batches = TaskBatches(
         material.train, task.content_hash, N, training.seed,
         Share(ranks.rank, ranks.size, point.batch, point.micro_batch), stage.retrieval_rate > 0,
-        retrieves_first=retrieves_first(engine.model))
+        retrieves_first=retrieves_first(engine.model), teacher_AC=material.teacher_AC)
     return Training(
         stage=stage.id, steps=steps, batches=batches, task=task.name, name=training.name,
         objective=objective_of(stage, task),

@@ -407,6 +407,21 @@ def test_start_from_a_run():
 
 
 # --- the place of the run -------------------------------------------------------------------------
+def test_a_teacher_is_a_run_with_a_model_of_each_task():
+    made = planned('stages.finetune.teacher="run:runs/old"')
+    folder = Path("runs/old").absolute()
+    assert problems(made) == [f"--set: stages.finetune.teacher: there is no run directory {folder}"]
+    folder.mkdir(parents=True)
+    stage = {"id": "finetune", "kind": "finetune", "status": "done", "tasks": {"sst2": {"model": "finetune/model"}}}
+    (folder / "results.json").write_text(json.dumps({"stages": [stage]}))
+    assert f"no finished stage of the run in {folder} has fine-tuned a model of mood" in only(problems(made))
+    stage["tasks"]["mood"] = stage["tasks"].pop("sst2")
+    (folder / "results.json").write_text(json.dumps({"stages": [stage]}))
+    assert f"there is no folder {folder}/finetune/model" in only(problems(made))
+    model_folder("runs/old/finetune/model")
+    assert problems(made) == []
+
+
 def test_disk_that_is_too_small(monkeypatch):
     made = planned()
     free = made.disk_bytes - 1

@@ -82,6 +82,12 @@ IDS = "an id has small letters, digits and _ - only, at most 64, and begins with
          "x.toml:18: stages.pretrain.retrieval_rate: must be at most 1, is 1.5"),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nretrieval_rate = 1.0',
          "x.toml:23: stages.finetune.retrieval_rate: must be less than 1, is 1.0"),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\nteacher = "runs/n1"',
+         'x.toml:23: stages.finetune.teacher: "runs/n1" names no run\n    write run:PATH, '
+         'as in "run:runs/bert_base_n1"'),
+        ('tasks = ["topic"]', 'tasks = ["topic"]\ntemperature = 4',
+         "x.toml:23: stages.finetune.temperature: has no meaning without a teacher\n    "
+         'write teacher = "run:PATH", or leave it out'),
         ("steps = 100", "steps = 100\nadam_betas = [0.9, 1.0]",
          "x.toml:18: stages.pretrain.adam_betas[1]: must be less than 1, is 1.0"),
         ("steps = 100", "steps = 100\nadam_betas = [0.9]",

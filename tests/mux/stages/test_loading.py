@@ -113,6 +113,48 @@ def test_it_is_said_what_a_plain_encoder_does_not_bring(tmp_path):
     assert told == []  # it has everything
 
 
+@pytest.mark.parametrize(("stored", "asked", "new"), [
+    ({"num_instances": 1}, {}, "demultiplexer and multiplexer"),
+    ({"num_instances": 1}, {"demultiplexer": "prefix"}, "demultiplexer and multiplexer"),
+    ({"num_instances": 5}, {}, "demultiplexer and multiplexer"),
+    ({"num_instances": 5, "demultiplexer": "prefix"}, {"demultiplexer": "prefix"}, "multiplexer"),
+    ({"num_instances": 4, "multiplexer": "orthogonal_low_rank"}, {"multiplexer": "orthogonal_low_rank"},
+     "demultiplexer and multiplexer"),
+    ({"num_instances": 5, "family": "electra"}, {"family": "electra"}, "demultiplexer and multiplexer"),
+    ({"num_instances": 5}, {"num_instances": 1}, "head"),
+], ids=str)
+def test_pre_training_may_go_on_at_another_N(saved, stored, asked, new):
+    """A curriculum in N: everything but what belongs to slots is kept."""
+    folder, told = saved(**stored), []
+    trained = MuxForPreTraining.from_pretrained(folder).state_dict()
+    with pytest.raises(ValueError, match="num_instances"):
+        load_model(MuxForPreTraining, folder, config(**asked))
+    model = load_model(MuxForPreTraining, folder, config(**asked), tell=told.append, another_N=True)
+    for name, tensor in model.state_dict().items():
+        if name.removeprefix("mux.") in ("multiplexer.keys", "demultiplexer.keys"):
+            assert tensor.shape != trained[name].shape if name in trained else True
+        elif name in trained:  # of another vocabulary only the rows of prefix markers are new
+            words = slice(60 if trained[name].shape != tensor.shape else None)
+            assert torch.equal(tensor[words], trained[name][words]), name
+        else:
+            assert name.startswith(("mux.demultiplexer.", "head.transform.")), name  # there at N > 1, there at N = 1
+    words = model.mux.backbone.embeddings.word_embeddings.weight
+    assert "family" in stored or model.get_output_embeddings().weight is words
+    assert told == [f"{folder} has N = {stored['num_instances']}; untrained at the start: {new}"]
+
+
+def test_another_N_is_no_reason_for_another_shape_or_for_pickled_weights(saved):
+    folder = saved(num_instances=5)
+    with pytest.raises(ValueError, match="size = 32, this recipe asks for 64"):
+        load_model(MuxForPreTraining, folder, config(hidden_size=64), another_N=True)
+    with pytest.raises(ValueError, match="demultiplexer = rsa, this recipe asks for prefix"):
+        load_model(MuxForPreTraining, folder, config(demultiplexer="prefix"), another_N=True)
+    torch.save(MuxForPreTraining.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no model\.safetensors"):
+        load_model(MuxForPreTraining, folder, config(), another_N=True)
+
+
 @pytest.mark.parametrize("damage", ["pickled", "cut", "none"])
 def test_weights_of_mux_models_are_read_from_safetensors_alone(saved, damage):
     folder = saved()

@@ -139,6 +139,36 @@ def test_fine_tuning_with_retrieval_has_both_parts():
     assert weighted.item() == pytest.approx(out.loss.item())
 
 
+def test_a_teacher_stands_beside_the_labels():
+    torch.manual_seed(0)
+    model = MuxForTokenClassification(config(num_labels=3)).eval()
+    labels = torch.randint(3, (4, 9))
+    labels[labels == 2], labels[0, 0] = -100, 1
+    batch = texts(labels, teacher_logits=torch.randn(4, 9, 3))
+    objective = Objective(weighed(0.0, teacher_rate=0.25), CLASSES, temperature=2.0)
+    assert objective.weights == {"task": 0.75, "teacher": 0.25}
+    assert weighed(0.2, teacher_rate=0.25) == pytest.approx({"task": 0.6, "teacher": 0.2, "retrieval": 0.2})
+    parts, logits = answered(objective, model, batch), model(batch["input_ids"], batch["attention_mask"]).logits
+    asked = labels >= 0
+    taught, said = (torch.distributions.Categorical(logits=x[asked] / 2) for x in (batch["teacher_logits"], logits))
+    expected = 4 * torch.distributions.kl_divergence(taught, said).mean()
+    assert parts["teacher"].loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert parts["teacher"].count == parts["task"].count == asked.sum()
+    assert parts["teacher"].correct == (logits.argmax(-1) == batch["teacher_logits"].argmax(-1))[asked].sum()
+    batch["teacher_logits"][~asked] = 1e6  # nobody looks there
+    assert answered(objective, model, batch)["teacher"].loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    alike = answered(objective, model, batch | {"teacher_logits": logits.detach()})["teacher"]
+    assert alike.loss.item() == pytest.approx(0, abs=1e-6) and alike.correct == alike.count
+
+
+def test_a_teacher_of_numbers():
+    model = MuxForSequenceClassification(config(num_labels=1)).eval()
+    batch = texts(torch.tensor([0.5, 1.0, 2.0, 3.0]), teacher_logits=torch.tensor([[0.0], [1.0], [2.0], [5.0]]))
+    part = answered(Objective(weighed(0.0, teacher_rate=1.0), NUMBERS, temperature=3.0), model, batch)["teacher"]
+    logits = model(batch["input_ids"], batch["attention_mask"]).logits
+    assert part.loss.item() == pytest.approx((logits - batch["teacher_logits"]).square().mean().item(), rel=1e-5)
+
+
 def test_numbers_are_counted_and_never_right():
     model = MuxForSequenceClassification(config(num_labels=1)).eval()
     batch = texts(torch.tensor([0.5, -100.0, 2.0, 3.0]))  # a number, not a label that asks for nothing
