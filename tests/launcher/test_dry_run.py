@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from launcher import start
+from mux.recipe import load
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
 HOSTFILES = [None, *sorted((ROOT / "hostfiles").glob("*.txt"))]
+
+
+def name(recipe: Path) -> str:
+    """results/hub/n5.toml is results_hub_n5."""
+    return "_".join(recipe.relative_to(ROOT / "recipes").with_suffix("").parts)
 
 
 def test_there_is_something_to_try():
@@ -18,15 +24,15 @@ def test_there_is_something_to_try():
 
 
 @pytest.mark.parametrize("hostfile", HOSTFILES, ids=lambda path: path.stem if path else "this host")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_dry_run(recipe, hostfile, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     overrides = ()
-    if recipe.stem.startswith(("quickstart", "offline")) and hostfile and hostfile.stem.startswith("8x"):
-        stages = ("pretrain",) if recipe.stem == "offline_eval_n1" else ("retrieval", "pretrain")
+    if name(recipe).startswith(("quickstart", "offline", "results")) and hostfile and hostfile.stem.startswith("8x"):
+        stages = [stage.id for stage in load(recipe).recipe.stages if stage.kind in ("retrieval", "pretrain")]
         overrides = tuple(f"stages.{stage}.batch=64" for stage in stages)  # 16 groups for 64 devices
     text = start.preview(start.Request(recipe, hostfile, overrides, None, None, "auto", False))
-    assert f"{recipe.stem}: dry run, nothing was started" in text
+    assert f"{name(recipe)}: dry run, nothing was started" in text
     assert "launcher.agent" in text and "mux.worker" in text
     assert ("ZeRO" in text and "groups = " in text) == (recipe.stem != "throughput_table")
     assert not list(tmp_path.iterdir())  # nothing was written

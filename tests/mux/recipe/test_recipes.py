@@ -13,7 +13,8 @@ from mux.recipe.digest import resolved
 from mux.recipe.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+TOP = [path for path in RECIPES if path.parent.name == "recipes"]
 FAMILY = [(size, N) for size in ("SMALL", "BASE", "LARGE") for N in (1, 2, 5, 10)]
 
 
@@ -32,7 +33,7 @@ OFFLINE = {"offline_eval": 2, "offline_eval_n1": 1, "offline_eval_n5": 5}
 
 
 def test_there_are_recipes() -> None:
-    assert {path.stem for path in RECIPES} == {
+    assert {path.stem for path in TOP} == {
         "quickstart", "throughput_table", *OFFLINE, *TABLE_2,
         *(f"bert_{size.lower()}_n{N}" for size, N in FAMILY), *(f"electra_base_n{N}" for N in (1, *MULTIPLEXED)),
         *(f"tmux_{size.lower()}_n{N}" for size, N in TMUX), *(f"contextual_base_n{N}" for N in MULTIPLEXED),
@@ -43,7 +44,8 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", [*RECIPES, ROOT / "tests/recipes/tiny.toml"], ids=lambda path: path.stem)
 def test_loads_under_its_own_name_and_says_how_to_run_it(path: Path) -> None:
     loaded = load(path)
-    assert loaded.recipe.name == path.stem
+    folder = ROOT / ("recipes" if path in RECIPES else "tests/recipes")
+    assert loaded.recipe.name == "_".join(path.relative_to(folder).with_suffix("").parts)
     first_comment = loaded.text.split("\n\n")[0]
     assert first_comment.startswith("#") and f"mux-launch {path.relative_to(ROOT)}" in first_comment
 
