@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,8 @@ def test_predict_names_a_bad_line_and_writes_nothing(folder, tmp_path):
 def test_predict_stopped_by_ctrl_c_leaves_its_part(folder, tmp_path):
     """Through a pipe that never ends: whole windows are written as they come."""
     process = subprocess.Popen([MUX, "predict", str(folder), "-", "--output", str(tmp_path / "out.jsonl")],
-                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))  # not as in "pytest &"
     process.stdin.write("w1\n" * 3000)  # a window is 2560 texts
     process.stdin.flush()
     part = tmp_path / "out.jsonl.part"
