@@ -107,7 +107,7 @@ def rank() -> None:
     ids = torch.randint(1000, VOCABULARY, (4, 128))
     engine.backward(engine.forward(ids, labels=torch.where(ids < 2000, ids, -100)).loss)
     engine.step(1e-4)
-    print(json.dumps({"done": time.time()}), flush=True)
+    os.write(1, f'{json.dumps({"done": time.time()})}\n'.encode())  # at once: the ranks share the pipe
     ranks.leave(0)
 
 
