@@ -17,7 +17,7 @@ from mux.data.tasks import load_task
 from mux.model.precision import PRECISIONS
 from mux.predict import Predictor
 from mux.predict.heads import Text
-from mux.recipe import definition_of
+from mux.recipe.tasks import TASKS
 
 NS, TASK = (2, 5), "topic"
 RECIPE = """name = "precision"
@@ -31,7 +31,7 @@ SHORT = ("--set=stages.retrieval.steps=60", "--set=stages.retrieval.warmup_steps
 
 
 def measure(device: str, short: bool) -> Iterator[Record]:
-    task = load_task(TASK, definition_of(TASK, {}))
+    task = load_task(TASK, TASKS[TASK])
     rows, right = task.test, [task.labels[number] for number in task.test.labels]
     texts = [Text(str(text)) for text in rows.texts]
     with tempfile.TemporaryDirectory() as name:
