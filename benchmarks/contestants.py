@@ -66,19 +66,19 @@ def bert(head: str, size: str) -> nn.Module:
     shape = SIZES[size]
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=shape["hidden"], num_hidden_layers=shape["layers"],
                         num_attention_heads=shape["heads"], intermediate_size=shape["intermediate"],
-                        num_labels=LABELS[head])
+                        num_labels=LABELS[head])  # type: ignore[call-arg]
     torch.manual_seed(0)
     return BERT[head](config)
 
 
 def distilbert() -> nn.Module:
-    return DistilBertForSequenceClassification(DistilBertConfig(num_labels=2))
+    return DistilBertForSequenceClassification(DistilBertConfig(num_labels=2))  # type: ignore[call-arg]
 
 
 def minilm() -> nn.Module:
     """Of the shape of all-MiniLM-L6-v2 and its kin: 6 layers of width 384."""
     return BertForSequenceClassification(BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-                                                    intermediate_size=1536, num_labels=2))
+                                                    intermediate_size=1536, num_labels=2))  # type: ignore[call-arg]
 
 
 def fed(model: nn.Module, instances: int, conditions: Conditions, keep: bool = False, **options: Any) -> Contestant:

@@ -56,7 +56,7 @@ def predicting(predictor: Predictor, count: int) -> Callable[[], Any]:
 
 def saved(folder: Path, size: str, N: int) -> Path:
     """A model folder with a tokenizer of one token a word."""
-    ours("sequence", size, N).save_pretrained(folder)
+    ours("sequence", size, N).save_pretrained(folder)  # type: ignore[operator]
     words = {word: number for number, word in
              enumerate([*SPECIAL, *(f"w{number}" for number in range(VOCABULARY - len(SPECIAL)))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
