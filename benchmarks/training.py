@@ -42,7 +42,8 @@ def measure(device: str, short: bool) -> Iterator[Record]:
 def per_instance(sizes: tuple[str, ...], short: bool) -> Iterator[Record]:
     instances, rounds = (40, 5) if short else (80, 9)
     for size in sizes:
-        models = {N: model_of(size, N).to(dtype=torch.bfloat16) for N in (1, *NS)}
+        models = {N: model_of(size, N).to(torch.bfloat16)  # type: ignore[arg-type]
+                  for N in (1, *NS)}
         found = race({name(N): Contestant(passes(model, batches(instances, N, CPU_LENGTH)), instances)
                       for N, model in models.items()}, rounds)
         under = f"{instances} instances, {CPU_LENGTH} tokens, bf16, {torch.get_num_threads()} threads, {rounds} rounds"
