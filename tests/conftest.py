@@ -105,6 +105,11 @@ class Run:
             time.sleep(0.02)
         raise AssertionError(f"not seen in {seconds} s:\n{self.output()}")
 
+    def wait_for_a_step(self, process: subprocess.Popen[str]) -> None:
+        """One after the first checkpoint, which is written in the background, so any number of steps may be before."""
+        saved = self.wait_for(lambda event: event["event"] == "CheckpointSaved", process)
+        self.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= saved["step"] + 2, process)
+
     def wait_for_events(self, kind: str, process: subprocess.Popen, more_than: int = 0, seconds: float = 120) -> None:
         """Wait until there are more events of a kind than so many."""
         until = time.monotonic() + seconds

@@ -10,17 +10,12 @@ from tests.faults.conftest import ALONE, gone_within
 pytestmark = [pytest.mark.processes, pytest.mark.fault("SIGKILL in a step")]
 
 
-def in_a_step(run: Run, process) -> None:
-    """In a step after the first checkpoint."""
-    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
-
-
 @pytest.mark.parametrize("whom", [
     "agent", "launcher", pytest.param("rank", marks=pytest.mark.thorough)])
 def test_kill(run: Run, undisturbed, whom: str) -> None:
     """Not exit status 0, nothing left after 10 s, and the next start ends in the losses of an undisturbed run."""
     process = run.start(recipe=ALONE)
-    in_a_step(run, process)
+    run.wait_for_a_step(process)
     (process if whom == "launcher" else run.parts()[whom][-1]).send_signal(signal.SIGKILL)
     assert process.wait(timeout=60) == (-signal.SIGKILL if whom == "launcher" else 1), run.output()
     gone_within(run, 10)
@@ -38,7 +33,7 @@ def test_kill_everything(run: Run, undisturbed, zero_stage: int) -> None:
     """All processes at once, with the other ZeRO stages."""
     option = f"--set=engine.zero_stage={zero_stage}"
     process = run.start(option, recipe=ALONE)
-    in_a_step(run, process)
+    run.wait_for_a_step(process)
     for victim in run.processes():
         victim.kill()
     process.wait()
@@ -50,7 +45,7 @@ def test_kill_everything(run: Run, undisturbed, zero_stage: int) -> None:
 def test_restarts_as_often_as_the_recipe_says(run: Run, undisturbed) -> None:
     """The end of the surviving rank, which its agent sees to, must not count as a stop that someone asked for."""
     process = run.start("--set=cluster.max_restarts=1", recipe=ALONE)
-    in_a_step(run, process)
+    run.wait_for_a_step(process)
     run.ranks()[1].kill()
     assert process.wait(timeout=120) == 0, run.output()
     assert [event["attempt"] for event in run.events("JobStarted")] == [1, 2]

@@ -17,7 +17,7 @@ SOON = "--set=cluster.heartbeat_seconds=5"
 @pytest.mark.fault("SIGSTOP of a rank")
 def test_a_stopped_rank_is_named_and_the_job_started_again(run: Run, undisturbed) -> None:
     process = run.start(SOON, "--set=cluster.max_restarts=1", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
+    run.wait_for_a_step(process)
     run.ranks()[1].send_signal(signal.SIGSTOP)
     failed = run.wait_for(lambda event: event["event"] == "JobFailed", process)
     assert (failed["kind"], failed["by"]) == ("silent", 1) and failed["on"], failed
@@ -43,7 +43,7 @@ def test_a_stopped_agent(run: Run, undisturbed, rank_too: bool) -> None:
     """Its ranks go on without it, and are ended in its place; so they are if one of them is killed, which it cannot
     tell."""
     process = run.start(SOON, "--set=cluster.max_restarts=1", recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
+    run.wait_for_a_step(process)
     run.parts()["agent"][0].suspend()
     if rank_too:
         run.ranks()[1].kill()

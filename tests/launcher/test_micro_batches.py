@@ -69,7 +69,7 @@ def test_a_run_measures_once_and_records_it(run):
     """A batch that the share of a device has many divisors of; killed in a step, it goes on with what was found."""
     options = (f"--set={AUTO}", "--set=stages.pretrain.batch=24")
     process = run.start(*options, recipe=ALONE)
-    run.wait_for(lambda event: event["event"] == "StepDone" and event["step"] >= 7, process)
+    run.wait_for_a_step(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     [file] = (run.path / "pretrain").glob("micro_batch.*.json")
