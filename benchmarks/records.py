@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -22,13 +19,7 @@ from launcher import software
 
 def machine() -> str:
     """The GPU, or the processors, for people."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{len(os.sched_getaffinity(0))} x {model}"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else software.processors()
 
 
 @cache

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,17 @@ def environment(overrides: Sequence[str]) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[name] = None
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "platform": platform.platform(),
-            "python": platform.python_version(), "cpus": os.cpu_count(), "packages": versions, "commit": commit(),
+            "processors": processors(), "python": platform.python_version(), "packages": versions, "commit": commit(),
             "set": list(overrides)}
+
+
+def processors() -> str:
+    """Those that this process may use, for people: `2 x AMD EPYC`."""
+    model = platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{len(os.sched_getaffinity(0))} x {model}"
 
 
 def commit() -> str | None:
