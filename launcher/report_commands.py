@@ -33,6 +33,10 @@ def report(
     runs: Runs,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write.",
                                              show_default="RUN/report, of several runs report")] = None,
+    page: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Fill this page of markdown instead: between its lines <!-- report NAME --> and "
+                             "<!-- end of report --> comes the section NAME, or the \"figure NAME\" or \"table NAME\".",
+        show_default=False)] = None,
 ) -> None:
     """Write a page of what runs achieved beside the numbers of the paper: figures, tables, Pareto frontier.
 
@@ -42,9 +46,14 @@ def report(
     Example: mux report runs/bert_n1 runs/bert_n2 runs/bert_n5 --out report
     """
     with ending(REFUSED):
-        from mux.report.writer import write
+        from mux.report.writer import fill, write
 
-        print(write(runs, out or (runs[0] / "report" if len(runs) == 1 else Path("report")), note))
+        if page and out:
+            raise Refusal(Problem("give either a folder or a page", "--page"))
+        if page:
+            print(fill(runs, page, note))
+        else:
+            print(write(runs, out or (runs[0] / "report" if len(runs) == 1 else Path("report")), note))
 
 
 def note(done: int, total: int, what: str) -> None:

@@ -180,7 +180,7 @@ def _evaluated(results: Results) -> Iterator[tuple[Stage, int, Mapping[str, Scor
 def _speed(model: Model, device: str, rows: Sequence[Timed], scores: Sequence[Scores], copies: int) -> Speed:
     """By the throughput stage, else by the evaluations themselves: all their rows in all their seconds."""
     head = "token" if any(one.words for one in scores) else "sequence"
-    timed, group = (_own_row(model, rows, head, batches_of) for batches_of in ("instances", "one_group"))
+    timed, group = (own_row(model, rows, head, batches_of) for batches_of in ("instances", "one_group"))
     latency = copies * group.milliseconds_per_batch if group and group.milliseconds_per_batch else None
     latency_high, latency_low = (latency / share if latency and share else None for share in _quartiles(group))
     if timed is None or timed.instances_per_second is None:
@@ -195,7 +195,7 @@ def _speed(model: Model, device: str, rows: Sequence[Timed], scores: Sequence[Sc
                  timed.dtype or "", timed.sequence_length, "throughput")
 
 
-def _own_row(model: Model, rows: Sequence[Timed], head: str, batches_of: str) -> Timed | None:
+def own_row(model: Model, rows: Sequence[Timed], head: str, batches_of: str) -> Timed | None:
     """The row of a run's own model; eager where there is a choice, for `mux predict` compiles nothing."""
     keys = ("family", "source", "size", "N", *(("multiplexer", "demultiplexer") if model.N > 1 else ()))
     found = [row for row in rows if (row.head, row.batches_of) == (head, batches_of)

@@ -7,6 +7,7 @@ error that names file and key. Strings are untrusted: control characters go here
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from mux.report.scores import Curve, Entry, Evaluated, Natural, Number, Scores, String
 from mux.run import SCHEMA, RunDirectory
 
+START = b'"event": "RunStarted"'
 Content = TypeVar("Content", bound=BaseModel)
 
 
@@ -136,6 +138,11 @@ class Plan(Entry):
     stages: list[PlannedStage] = Field(default_factory=list)
 
 
+class Environment(Entry):
+    processors: String | None = None  # of the launcher's host
+    commit: String | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A run as the report sees it."""
@@ -146,8 +153,22 @@ class Run:
     results: Results
     raw: dict[str, Any]  # results.json as it is
     plan: Plan  # empty if there is none
-    began: str  # UTC; empty if there are no events
-    ended: str
+    environment: Environment  # that of the last start; empty if there is none
+    starts: Sequence[tuple[float, float]]  # when each start began and said its last, in seconds since the epoch
+
+    @property
+    def began(self) -> str:
+        """UTC; empty if there are no events."""
+        return _date(self.starts[0][0]) if self.starts else ""
+
+    @property
+    def ended(self) -> str:
+        return _date(self.starts[-1][1]) if self.starts else ""
+
+    @property
+    def seconds(self) -> float | None:
+        """The wall time of all starts."""
+        return sum(end - begin for begin, end in self.starts) if self.starts else None
 
     @property
     def model(self) -> Model:
@@ -190,15 +211,16 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def read_run(path: Path) -> Run:
     directory = RunDirectory(path)
-    raw = _json(directory.results)
+    raw, plan, environment = map(_json, (directory.results, directory.plan, directory.environment))
     if raw is None:
         raise ValueError(f"{directory.results}: no such file; `mux runs ls` lists the runs there are")
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise ValueError(f"{directory.results}: this version reads results of schema {SCHEMA}; run again with --fresh")
-    plan = _json(directory.plan)
     results = _checked(Results, raw, directory.results)
     return Run(0, directory.path, results.name, results, raw,
-               Plan() if plan is None else _checked(Plan, plan, directory.plan), *_times(directory.events))
+               Plan() if plan is None else _checked(Plan, plan, directory.plan),
+               Environment() if environment is None else _checked(Environment, environment, directory.environment),
+               starts(directory.events))
 
 
 def _checked(model: type[Content], content: Any, path: Path) -> Content:
@@ -223,20 +245,42 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _times(events: Path) -> tuple[str, str]:
-    """When the first and the last event happened."""
+def starts(events: Path) -> list[tuple[float, float]]:
+    """When each start of a run began and said its last. Of the events, which may be many, only these are read."""
     try:
-        with events.open("rb") as file:
-            first = file.readline()
-            file.seek(max(0, events.stat().st_size - 65_536))
-            last = file.read().splitlines()[-1]
-    except (OSError, IndexError):
-        return "", ""
-    return _time(first), _time(last)
+        with events.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
+            places, found = [0], 0
+            while (found := lines.find(START, found + 1)) > 0:
+                places.append(lines.rfind(b"\n", 0, found) + 1)
+            begins = sorted(set(places))
+            pairs = [(_line(lines, begin), _last_line(lines, end))
+                     for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True)]
+    except (OSError, ValueError):  # no file, or an empty one
+        return []
+    times = [(_time(first), _time(last)) for first, last in pairs]
+    return [(first, last) for first, last in times if first is not None and last is not None]
 
 
-def _time(line: bytes) -> str:
+def _line(lines: mmap.mmap, begin: int) -> bytes:
+    end = lines.find(b"\n", begin)
+    return lines[begin:] if end < 0 else lines[begin:end]
+
+
+def _last_line(lines: mmap.mmap, end: int) -> bytes:
+    """The last whole line before `end`, which is where a line begins or the file ends."""
+    stop = lines.rfind(b"\n", 0, end)
+    return lines[lines.rfind(b"\n", 0, stop) + 1 : stop]
+
+
+def _time(line: bytes) -> float | None:
     try:
-        return datetime.fromtimestamp(json.loads(line)["time"], UTC).strftime("%Y-%m-%d %H:%M")
-    except (ValueError, KeyError, TypeError, OverflowError, OSError):  # a line that is half written
+        return float(json.loads(line)["time"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _date(time: float) -> str:
+    try:
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
         return ""

@@ -11,6 +11,7 @@ import jinja2
 import markupsafe
 
 from mux.report import folder
+from mux.report import page as pages
 from mux.report.results import Run, read_runs
 from mux.report.section import Section
 from mux.report.sections import (
@@ -23,12 +24,13 @@ from mux.report.sections import (
     overview,
     pareto,
     profile,
+    scores,
     throughput,
 )
 from mux.report.tables import escaped
 
 SECTIONS: tuple[Callable[[Sequence[Run]], Section], ...] = (
-    overview.section, pareto.section, against_paper.section, ensembling.section, composition.section,
+    overview.section, scores.section, pareto.section, against_paper.section, ensembling.section, composition.section,
     throughput.section, muxology.section, curves.section, profile.section,
     diagnostics.section,
 )
@@ -44,14 +46,7 @@ def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, tot
     Files of an earlier report there are replaced, others left alone. ValueError names a run's file that cannot be read,
     or what is in the way in `out`; then nothing is written.
     """
-    read = read_runs(runs)
-    if not read:
-        raise ValueError("no run to report on")
-    sections = []
-    for index, build in enumerate(SECTIONS):
-        progress(index, len(SECTIONS), build.__module__.rpartition(".")[2].replace("_", " "))
-        sections.append(build(read))
-    progress(len(SECTIONS), len(SECTIONS), "")
+    read, sections = built(runs, progress)
     files = {PAGE: page(read, sections), MARKDOWN: markdown(read, sections)}
     for section in sections:
         for table in section.tables:
@@ -62,6 +57,24 @@ def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, tot
     images = {f"{FIGURES}/{drawing.name}.png": drawing.png for section in sections for drawing in section.drawings}
     folder.replace(Path(out), {name: text.encode() for name, text in files.items()} | images)
     return Path(out) / PAGE
+
+
+def fill(runs: Sequence[Path], page: Path, progress: Progress = lambda done, total, what: None) -> Path:
+    """Fill the blocks of a page that people write (`mux.report.page`); returns the page. Raises as `write` does."""
+    return pages.fill(Path(page), built(runs, progress)[1])
+
+
+def built(runs: Sequence[Path], progress: Progress) -> tuple[list[Run], list[Section]]:
+    """The runs, read, and every section on them. ValueError names a run's file that cannot be read."""
+    read = read_runs(runs)
+    if not read:
+        raise ValueError("no run to report on")
+    sections = []
+    for index, build in enumerate(SECTIONS):
+        progress(index, len(SECTIONS), build.__module__.rpartition(".")[2].replace("_", " "))
+        sections.append(build(read))
+    progress(len(SECTIONS), len(SECTIONS), "")
+    return read, sections
 
 
 def page(runs: Sequence[Run], sections: Sequence[Section]) -> str:

@@ -9,16 +9,16 @@ from mux.report.paper import paper
 from mux.report.results import Model, Run, Stage
 from mux.report.scores import inert
 from mux.report.section import Section
+from mux.report.sections import budget as budgets
 from mux.report.standing import Standing, published, standings
 from mux.report.tables import Cell, Table, number, spread, text
 
-TRAINING = ("retrieval", "pretrain")
 BUDGET = "pre-training: steps × groups × tokens"
 AVERAGES_SHOWN = ("glue_without_wnli_cola", "token")
 
 
 def section(runs: Sequence[Run]) -> Section:
-    tables = [_runs(runs), _stages(runs)]
+    tables = [_runs(runs), budgets.table(runs), _stages(runs)]
     if others := [run for run in runs if _why_apart(run, runs)]:
         tables.append(_others(others, runs))
     return Section("runs", "What was run", _lead(runs), "", tables=tables)
@@ -59,7 +59,7 @@ def described(model: Model) -> str:
 def budget(run: Run) -> str:
     """Steps × groups × tokens of every pre-training stage that is done."""
     parts = []
-    for stage in run.stages(*TRAINING):
+    for stage in run.stages(*budgets.TRAINING):
         if stage.steps is not None:
             plan = run.planned(stage.id)
             factors = [f"{stage.steps:,}", *(str(size) for size in (plan.batch, plan.sequence_length) if size)]

@@ -84,4 +84,17 @@ def test_dates_and_devices_come_from_the_files_beside_it(maker):
     assert run.device == "8 x cuda, NVIDIA H200"
     (run.path / "events.jsonl").write_text('{"time": 1760000000.0}\n{"tim')
     (run,) = read_runs([run.path])
-    assert (run.began, run.ended) == ("2025-10-09 08:53", "")
+    assert (run.began, run.ended) == ("2025-10-09 08:53", "2025-10-09 08:53")  # the last event that is whole
+    (run.path / "events.jsonl").write_text("{\n")
+    (run,) = read_runs([run.path])
+    assert (run.began, run.ended, run.seconds) == ("", "", None)
+
+
+def test_wall_time_is_that_of_all_starts(maker):
+    """A start that was killed said its last before the next one began; what lies between counts for nothing."""
+    path = maker.run("a", 2, tasks=["sst2"])
+    events = [(100, "RunStarted"), (130, "Heartbeat"), (160, "Heartbeat"), (500, "RunStarted"), (520, "RunFinished")]
+    (path / "events.jsonl").write_text("".join(
+        json.dumps({"v": 1, "time": time, "event": event}) + "\n" for time, event in events))
+    (run,) = read_runs([path])
+    assert run.starts == [(100.0, 160.0), (500.0, 520.0)] and run.seconds == 80

@@ -1,0 +1,82 @@
+"""A page of markdown that people write and `mux report --page` fills: each block between
+
+    <!-- report NAME -->
+    <!-- end of report -->
+
+gets what NAME says: a section (`scores`), or one `figure NAME` or `table NAME` of it, as the files of a report are
+called (`figure pareto_sst2`); everything else stays as it is. Figures lie in a folder beside
+the page that has its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mux.recipe.wording import did_you_mean
+from mux.report import folder
+from mux.report.drawing import Drawing
+from mux.report.section import Section
+from mux.report.tables import Table, escaped
+
+BEGIN, END = "<!-- report {} -->", "<!-- end of report -->"
+BLOCK = re.compile(r"^<!-- report (?P<name>[^\n]*?) -->$.*?(?P<end>^<!-- end of report -->$|(?=^<!-- report )|\Z)",
+                   re.MULTILINE | re.DOTALL)
+FIGURES = "figures"
+
+
+def fill(page: Path, sections: Sequence[Section]) -> Path:
+    """Fill the blocks of the page and write their figures; returns the page.
+
+    ValueError names a block that is wrong, or what is in the way; then nothing is written.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{page}: no such file; write one with lines {BEGIN.format('scores')} and {END}: what belongs "
+                         "between them is put there") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{page}: not UTF-8 ({error})") from None
+    parts = named(sections)
+    figures: dict[str, bytes] = {}
+
+    def filled(block: re.Match[str]) -> str:
+        name, line = block["name"], text.count("\n", 0, block.start()) + 1
+        if name not in parts:
+            raise ValueError(f"{page}:{line}: the report has no {name!r}; {did_you_mean(name, parts, 'it has')}")
+        if not block["end"]:
+            raise ValueError(f"{page}:{line}: no line {END} ends what begins here")
+        drawings = [part for part in parts[name] if isinstance(part, Drawing)]
+        figures.update({f"{FIGURES}/{drawing.name}.svg": drawing.svg.encode() for drawing in drawings})
+        body = "\n".join(_markdown(part, page.stem) for part in parts[name])
+        return f"{BEGIN.format(name)}\n\n{body.rstrip()}\n\n{END}"
+
+    content = BLOCK.sub(filled, text)
+    if not BLOCK.search(text):
+        raise ValueError(f"{page}: has no line {BEGIN.format('scores')} to say where a part of the report belongs; "
+                         f"there are {', '.join(parts)}")
+    if figures:
+        folder.replace(page.with_suffix(""), figures)
+    part = page.with_name(f".{page.name}.part")
+    part.write_text(content, encoding="utf-8")
+    os.replace(part, page)
+    return page
+
+
+def named(sections: Sequence[Section]) -> Mapping[str, list[Drawing | Table | str]]:
+    """What a block can hold, by the name it asks for."""
+    parts: dict[str, list[Drawing | Table | str]] = {}
+    for section in sections:
+        lead = section.missing if section.empty else escaped(section.lead)
+        parts[section.id] = [f"{lead}\n", *section.drawings, *section.tables]
+        parts |= {f"figure {drawing.name}": [drawing] for drawing in section.drawings}
+        parts |= {f"table {table.name}": [table] for table in section.tables}
+    return parts
+
+
+def _markdown(part: Drawing | Table | str, beside: str) -> str:
+    if isinstance(part, Drawing):
+        return f"![{escaped(part.title)}]({beside}/{FIGURES}/{part.name}.svg)\n"
+    return part.markdown() if isinstance(part, Table) else part

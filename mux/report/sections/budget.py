@@ -1,0 +1,58 @@
+"""What a run's models have read, and what that cost: the budget beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mux.report.paper import paper
+from mux.report.results import Run
+from mux.report.tables import Cell, Table, number, text
+
+TRAINING = ("retrieval", "pretrain")
+COLUMNS = ["run", "N", "steps of pre-training", "texts", "million tokens", "fine-tuning: steps × groups", "seeds",
+           "starts", "wall time", "processors", "commit"]
+
+
+def table(runs: Sequence[Run]) -> Table:
+    return Table("budgets", "Budgets", COLUMNS, [*map(_row, runs), *_paper(runs)],
+                 note="Texts and tokens that pre-training, its retrieval stage included, read in this run: N times the "
+                      "groups. Wall time is of all stages and all starts of a run.")
+
+
+def _row(run: Run) -> list[Cell]:
+    steps, texts, tokens = 0, 0, 0
+    for stage in run.stages(*TRAINING):
+        plan = run.planned(stage.id)
+        read = (stage.steps or 0) * (plan.batch or 0) * run.model.N
+        steps, texts, tokens = steps + (stage.steps or 0), texts + read, tokens + read * (plan.sequence_length or 0)
+    tuned = [f"{_range(scores.steps for scores in stage.tasks.values())} × {run.planned(stage.id).batch or '?'}"
+             for stage in run.stages("finetune") if stage.tasks]
+    seeds = dict.fromkeys(seed for scores in run.tuned.values() for seed in scores.seeds)
+    return [text(run.label), number(run.model.N), number(steps), number(texts), number(tokens / 1e6, 1),
+            text(", ".join(dict.fromkeys(tuned))), text(", ".join(seeds)), number(len(run.starts)),
+            text(_duration(run.seconds)), text(run.environment.processors or run.device),
+            text((run.environment.commit or "")[:7])]
+
+
+def _paper(runs: Sequence[Run]) -> Iterable[list[Cell]]:
+    """For each N of these runs."""
+    asked, tuned = paper().protocol["pretraining"], paper().protocol["finetuning"]
+    for N in sorted({run.model.N for run in runs}):
+        texts = asked["steps"] * asked["batch"] * N
+        yield [text("the paper"), number(N), number(asked["steps"]), number(texts),
+               number(texts * asked["sequence_length"] / 1e6), text(_range(tuned["steps"].values())), text("1"),
+               text(""), text(""), text("8 A100"), text("")]
+
+
+def _range(counts: Iterable[int | None]) -> str:
+    """`100 to 400`."""
+    known = sorted({count for count in counts if count is not None})
+    return " to ".join(f"{count:,}" for count in (known if len(known) < 3 else (known[0], known[-1])))
+
+
+def _duration(seconds: float | None) -> str:
+    """`1:05` hours and minutes."""
+    if seconds is None:
+        return ""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}:{minutes:02}"

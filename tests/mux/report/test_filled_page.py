@@ -1,0 +1,65 @@
+"""Pages that people write and `mux report --page` fills."""
+
+import re
+
+import pytest
+
+from mux.report.page import fill
+from mux.report.results import read_runs
+from mux.report.sections import pareto, scores
+from tests.mux.report.conftest import Maker
+
+PAGE = """# What we found
+
+Ours.
+
+<!-- report scores -->
+of yesterday
+<!-- end of report -->
+
+Between.
+
+<!-- report figure pareto_sst2 -->
+<!-- end of report -->
+The end.
+"""
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory):
+    maker = Maker(tmp_path_factory.mktemp("runs"))
+    runs = read_runs([maker.run("plain", 1, tasks=["sst2"], accuracy=0.88), maker.run("five", 5, tasks=["sst2"])])
+    return [scores.section(runs), pareto.section(runs)]
+
+
+def test_blocks_are_filled_and_the_rest_stays(sections, tmp_path):
+    page = tmp_path / "docs" / "found.md"
+    page.parent.mkdir()
+    page.write_text(PAGE)
+    assert fill(page, sections) == page
+    text = page.read_text()
+    assert "of yesterday" not in text and "| five | 5 |" in text
+    assert re.sub(r"(<!-- report [\w ]+ -->\n).*?(<!-- end)", r"\1\2", text, flags=re.DOTALL) == PAGE.replace(
+        "of yesterday\n", "")
+    (figure,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert figure == "found/figures/pareto_sst2.svg" and (page.parent / figure).read_text().startswith("<?xml")
+    assert fill(page, sections).read_text() == text
+    page.write_text(PAGE.partition("Between.")[0])
+    fill(page, sections)
+    assert (page.parent / figure).exists()  # a page without figures leaves the folder alone
+
+
+@pytest.mark.parametrize(("page", "says"), [
+    ("# None\n", "has no line <!-- report scores -->"),
+    ("\n<!-- report scorse -->\n<!-- end of report -->\n", ":2: the report has no 'scorse'; did you mean \"scores\"?"),
+    ("<!-- report scores -->\n", ":1: no line <!-- end of report --> ends"),
+    ("<!-- report scores -->\n<!-- report pareto -->\n<!-- end of report -->\n", ":1: no line <!-- end of report -->"),
+    (None, "no such file"),
+])
+def test_a_page_that_cannot_be_filled_is_left_as_it_is(sections, tmp_path, page, says):
+    path = tmp_path / "page.md"
+    if page is not None:
+        path.write_text(page)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        fill(path, sections)
+    assert not (tmp_path / "page").exists() and (path.read_text() == page if page else not path.exists())
