@@ -125,6 +125,25 @@ def compare_runs(
         show("")
 
 
+@runs.command("keep")
+def keep_records(
+    kept: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories.", show_default=False)],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where to write, a folder for each run.",
+                                     show_default=False)],
+) -> None:
+    """Keep what runs were and what came of them, without weights and paths: a record that fits into a repository.
+
+    mux report, mux runs show and mux runs diff read it like a run directory.
+
+    Example: mux runs keep runs/bert_base_n1 runs/bert_base_n2 --to docs/runs
+    """
+    from launcher import record
+
+    with ending(REFUSED):
+        for run in [existing(path) for path in kept]:
+            print(record.keep(run, to))
+
+
 def existing(path: Path) -> RunDirectory:
     from launcher.directory import at
 
