@@ -133,6 +133,9 @@ def _throughput(recipe: Recipe, stage: ThroughputStage, key: Path) -> Iterator[F
     """The lists say nothing twice, and every model of the grid can be made."""
     for name in ("heads", "batches_of", "modes"):
         yield from _list((*key, name), getattr(stage, name))
+    if "ragged" in stage.batches_of and "eager" not in stage.modes:
+        yield Finding((*key, "modes"), "has no eager, and ragged batches are not compiled: each has a shape of its own",
+                      'modes = ["eager", "compiled"], or leave "ragged" out of batches_of')
     models = stage.models
     for name in ThroughputModels.model_fields:
         if name in models.model_fields_set:

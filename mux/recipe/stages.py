@@ -154,7 +154,8 @@ class ThroughputStage(StageSection):
     """Instances per second against N = 1 of the same size and BERT BASE in the same process (appendix C).
 
     `batches_of` says what one batch is: "instances", ceil(batch / N) full groups (the paper's words); "groups", `batch`
-    groups at every N (what its scripts did); "one_group", a single group, whose time is the latency.
+    groups at every N (what its scripts did); "one_group", a single group, whose time is the latency; "ragged", texts
+    of about 27 tokens, sorted by length, 8 batches of them at once (eager alone).
     """
 
     kind: Literal["throughput"]
@@ -166,7 +167,7 @@ class ThroughputStage(StageSection):
         tuple[Literal["sequence", "token"], ...], Field(strict=False, min_length=1)
     ] = ("sequence", "token")
     batches_of: Annotated[
-        tuple[Literal["instances", "groups", "one_group"], ...], Field(strict=False, min_length=1)
+        tuple[Literal["instances", "groups", "one_group", "ragged"], ...], Field(strict=False, min_length=1)
     ] = ("instances", "groups", "one_group")
     modes: Annotated[tuple[Literal["eager", "compiled"], ...], Field(strict=False, min_length=1)] = ("eager",)
     models: ThroughputModels = ThroughputModels()  # none: the recipe's own and its N = 1

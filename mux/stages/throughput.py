@@ -1,6 +1,7 @@
 """Throughput: instances per second of any number of models, against their own N = 1 and BERT BASE (paper appendix C).
 
-The paper's protocol: batches of full rows, `trials` x `batches` of them after a warm-up. A model is timed in turns with
+The paper's protocol: batches of full rows, `trials` x `batches` of them after a warm-up; or ragged ones, sorted by
+length on all sides. A model is timed in turns with
 the same model at N = 1 and with transformers' BERT BASE, under the same head, mode, dtype and threads; a ratio is the
 median of per-round ratios. Weights are random: speed does not depend on them. At most three models are in memory at a
 time, and a row that is done is kept, so that an interrupted stage goes on with the next one.
@@ -30,7 +31,7 @@ from mux.recipe import ModelSection, ThroughputModels, ThroughputStage
 from mux.run import read_json, write_json
 from mux.stages.context import Context
 from mux.stages.encoders import AUTO_HEADS, ENCODERS, name_of
-from mux.stages.timing import FED, HEADS, MODES, Contestant, RandomRows, check_compiler, race
+from mux.stages.timing import FED, HEADS, MODES, Contestant, RaggedRows, RandomRows, check_compiler, race
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AXES = ("family", "size", "N", "multiplexer", "demultiplexer")
@@ -59,6 +60,8 @@ class Timed(Protocol):
 
     @property
     def takes_segments(self) -> bool: ...
+    @property
+    def pads(self) -> bool: ...
     def check(self, length: int) -> None: ...
     def timed(self, head: str, labels: int) -> PreTrainedModel: ...
 
@@ -69,6 +72,7 @@ class BertBase:
 
     vocabulary: int
     takes_segments: bool = True
+    pads: bool = False
 
     def check(self, length: int) -> None:
         if length > (positions := BertConfig().max_position_embeddings):
@@ -170,18 +174,29 @@ class Table:
         self.folder = context.run.stage(stage.id) / "rows"
 
     def rows(self) -> list[dict[str, Any]]:
-        ways = [How(*way) for way in product(self.stage.heads, self.stage.batches_of, self.stage.modes)]
-        return [self.kept(entry, how) for entry in self.entries for how in ways]
+        ways = [how for head, mode in product(self.stage.heads, self.stage.modes) for how in self.ways(head, mode)]
+        return [self.kept(entry, how) for entry in self.entries for how in sorted(ways, key=self.place)]
+
+    def ways(self, head: str, mode: str) -> list[How]:
+        """Ragged batches are not compiled: hardly two have one shape, and each would be compiled anew."""
+        return [How(head, batches_of, mode) for batches_of in self.stage.batches_of
+                if (batches_of, mode) != ("ragged", "compiled")]
+
+    def place(self, how: How) -> tuple[int, ...]:
+        """Its order among the ways, as the recipe lists them."""
+        stage = self.stage
+        return (stage.heads.index(how.head), stage.batches_of.index(how.batches_of), stage.modes.index(how.mode))
 
     def fill(self, entry: Entry, head: str, mode: str, turn: str) -> None:
         """Time what is missing of an entry: beside its N = 1 and BERT BASE, which may be entries themselves."""
-        ways = [How(head, batches_of, mode) for batches_of in self.stage.batches_of]
-        missing = [how for how in ways if not self.kept(entry, how)]
+        missing = [how for how in self.ways(head, mode) if not self.kept(entry, how)]
         racing = list(dict.fromkeys((entry, alone(self.context, entry), self.entries[-1]))) if missing else []
         contestants = [self.contestant(racer, head, mode, turn) for racer in racing]
+        full = [contestant.rows for contestant in contestants]
         for how in missing:
-            for racer, contestant in zip(racing, contestants, strict=True):
+            for racer, contestant, rows in zip(racing, contestants, full, strict=True):
                 contestant.instances = FED[how.batches_of](self.stage.batch, racer.N)
+                contestant.rows = self.ragged(racer, rows) if how.batches_of == "ragged" else rows
             progress = partial(self.context.progress, f"timing {entry.name}, {how}, {turn}", unit="rounds")
             seconds = race(contestants, self.stage.trials * self.stage.batches, self.device, progress)
             self.keep(how, racing, seconds, np.array([contestant.instances for contestant in contestants]))
@@ -201,6 +216,10 @@ class Table:
         rows = RandomRows(self.context.tokenizer, HEADS[head], self.stage.sequence_length, embeddings.num_embeddings,
                           entry.encoder.takes_segments, self.device)
         return Contestant(f"{entry.name}, {head} head, {mode}", MODES[mode](model), rows)
+
+    def ragged(self, entry: Entry, full: RandomRows) -> RaggedRows:
+        return RaggedRows(full, entry.N, FED["instances"](self.stage.batch, entry.N) // entry.N,
+                          self.context.tokenizer.pad_token_id, trimmed=not entry.encoder.pads)
 
     def keep(self, how: How, racing: Sequence[Entry], seconds: np.ndarray, fed: np.ndarray) -> None:
         """Write a row for each entry in the race that has none yet. `seconds` [rounds, racing]; `fed` [racing]."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mux.data import grouping
 from mux.recipe.wording import reason
 
 WARM_UP = 2  # batches of each model that are not counted; the first one compiles
@@ -35,7 +36,10 @@ FED: dict[str, Callable[[int, int], int]] = {
     "instances": lambda batch, N: -(-batch // N) * N,
     "groups": lambda batch, N: batch * N,
     "one_group": lambda batch, N: N,
+    "ragged": lambda batch, N: WINDOW * batch,
 }
+WINDOW = 8  # batches of texts of all lengths that are at hand before groups of similar length are formed
+MEAN, SIGMA, SHORTEST = 27, 0.6, 5  # tokens of a ragged text: log-normal, as sentences are
 
 
 class RandomRows:
@@ -56,6 +60,9 @@ class RandomRows:
         self.first_ends = length // 2 if head.pairs else length - 1
         self.generator = torch.Generator(device).manual_seed(0)
 
+    def batches(self, rows: int) -> list[dict[str, Tensor]]:
+        return [self.batch(rows)]
+
     def batch(self, rows: int) -> dict[str, Tensor]:
         device = self.ordinary.device
         drawn = torch.randint(len(self.ordinary), (rows, self.length), generator=self.generator, device=device)
@@ -69,21 +76,52 @@ class RandomRows:
         return batch
 
 
+class RaggedRows:
+    """Texts of different lengths, as whoever sorts them feeds them: those of similar length share a group and a pass,
+    which is as long as the longest of them. At N = 1, too: that is the baseline of a server."""
+
+    def __init__(self, full: RandomRows, N: int, groups: int, padding: int, trimmed: bool) -> None:
+        """`groups`: at most so many a pass; `trimmed`: False for a model that attends padding and is always fed rows of
+        full length."""
+        self.full, self.N, self.groups, self.padding, self.trimmed = full, N, groups, padding, trimmed
+        self.draw = np.random.default_rng(0)
+
+    def batches(self, rows: int) -> list[dict[str, Tensor]]:
+        drawn = self.draw.lognormal(np.log(MEAN) - SIGMA**2 / 2, SIGMA, rows).round().astype(int)
+        lengths = drawn.clip(min(SHORTEST, self.full.length), self.full.length)
+        groups = grouping.by_length(lengths, self.N).groups
+        longest_G = lengths[groups].max(1)
+        return [self.passed(lengths[groups[part]].reshape(-1))
+                for part in grouping.batches(longest_G, self.groups, sorts=True)]
+
+    def passed(self, lengths_R: np.ndarray) -> dict[str, Tensor]:
+        """What the model is fed at once: rows of these lengths."""
+        length = int(lengths_R.max()) if self.trimmed else self.full.length
+        batch = {name: tensor[:, :length] for name, tensor in self.full.batch(len(lengths_R)).items()}
+        ids_RL = batch["input_ids"]
+        ends_R1 = torch.from_numpy(lengths_R).to(ids_RL.device)[:, None] - 1
+        places_L = torch.arange(length, device=ids_RL.device)
+        ids_RL = ids_RL.masked_fill(places_L == ends_R1, self.full.sep_id)
+        mask_RL = places_L <= ends_R1
+        return batch | {"input_ids": ids_RL.masked_fill(~mask_RL, self.padding), "attention_mask": mask_RL.long()}
+
+
 @dataclass
 class Contestant:
-    """A model, what it is fed, and how much of that in a batch."""
+    """A model, what it is fed, and how much of that is timed at once."""
 
     name: str
     model: nn.Module
-    rows: RandomRows
+    rows: RandomRows | RaggedRows
     instances: int = 0
 
     def run(self, device: torch.device) -> float:
-        """Seconds of one batch, from its tokens on the device to the end of the model's work there."""
-        batch = self.rows.batch(self.instances)
+        """Seconds of these instances, from their tokens on the device to the end of the model's work there."""
+        batches = self.rows.batches(self.instances)
         synchronize(device)
         begun = time.perf_counter()
-        self.model(**batch)
+        for batch in batches:
+            self.model(**batch)
         synchronize(device)
         return time.perf_counter() - begun
 

@@ -260,6 +260,10 @@ def test_two_keys_of_one_table_are_wrong(folder: Any) -> None:
          'N = []\nhub = ["bert"]', 'x.toml:26: stages.throughput.modes[1]: "eager" is there twice\n'
          "x.toml:28: stages.throughput.models.N: is empty\n"
          'x.toml:29: stages.throughput.models.hub[0]: "bert" is none of hub:ID[@REVISION] and path:DIR'),
+        ('kind = "ensemble"\ncopies = [1, 2]',
+         'kind = "throughput"\nbatches_of = ["ragged"]\nmodes = ["compiled"]',
+         "x.toml:27: stages.throughput.modes: has no eager, and ragged batches are not compiled: each has a shape of "
+         'its own\n    modes = ["eager", "compiled"], or leave "ragged" out of batches_of'),
         ('kind = "ensemble"', 'kind = "ensemble"\nid = "logs"',
          'x.toml:26: stages.logs.id: "logs" is taken: a run directory has something else there'),
     ],

@@ -21,7 +21,7 @@ from mux.model import MuxForSequenceClassification
 from mux.recipe import ModelSection, ThroughputModels, ThroughputStage, load
 from mux.stages import timing
 from mux.stages.throughput import BertBase, How, Table, alone, entries_of, grid, speeds
-from mux.stages.timing import FED, HEADS, MODES, Contestant, RandomRows, race
+from mux.stages.timing import FED, HEADS, MODES, WINDOW, Contestant, RaggedRows, RandomRows, race
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -160,6 +160,35 @@ def test_single_rows_of_a_small_vocabulary_without_segments(small_tokenizer):
     batch = RandomRows(small_tokenizer, HEADS["token"], 32, 50, False, CPU).batch(100)
     assert set(batch) == {"input_ids"} and batch["input_ids"].max() == 49
     assert (batch["input_ids"].eq(small_tokenizer.sep_token_id).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(("N", "trimmed"), [(1, True), (3, True), (3, False)])
+def test_ragged_rows_share_a_pass_with_rows_of_their_length(small_tokenizer, N, trimmed):
+    full, padding = RandomRows(small_tokenizer, HEADS["sequence"], 64, 300, True, CPU), small_tokenizer.pad_token_id
+    batches = RaggedRows(full, N, 4, padding, trimmed).batches(50)
+    assert sum(len(batch["input_ids"]) for batch in batches) == -(-50 // N) * N
+    lengths = torch.cat([batch["attention_mask"].sum(1) for batch in batches])
+    assert lengths.min() >= timing.SHORTEST and lengths.unique().numel() > 10 and 20 < lengths.float().mean() < 35
+    asked = real = 0
+    for batch in batches:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        assert ids.shape == mask.shape == batch["token_type_ids"].shape and 0 < len(ids) <= 4 * N and len(ids) % N == 0
+        assert ids.shape[1] == (mask.sum(1).max() if trimmed else 64)
+        assert ids.masked_fill(mask.bool(), padding).eq(padding).all()  # what is masked is padding
+        assert ids.gather(1, mask.sum(1, keepdim=True) - 1).eq(small_tokenizer.sep_token_id).all()
+        real, asked = real + int(mask.sum()), asked + mask.numel()
+    assert (real / asked > 0.8) == trimmed
+
+
+def test_ragged_batches_are_timed_on_all_sides_and_never_compiled(made):
+    context, asked = made(), stage(heads=["token"], batches_of=["ragged", "instances"], modes=["eager", "compiled"],
+                                   sequence_length=32)
+    table = tiny(context, asked)
+    assert [how.batches_of for how in table.ways("token", "compiled")] == ["instances"]
+    table.fill(table.entries[0], "token", "eager", "")
+    ragged, full = (table.kept(table.entries[0], How("token", of, "eager")) for of in ("ragged", "instances"))
+    assert (ragged["batch"], full["batch"]) == (WINDOW * 4, 4) and ragged["ratio_to_n1"] > 0
+    assert not table.kept(table.entries[0], How("token", "instances", "compiled"))
 
 
 class AttentionMasks(TorchFunctionMode):
