@@ -134,8 +134,11 @@ def test_what_an_entry_says(small_tokenizer, texts):
 
 
 def test_at_one_instance_there_are_no_companions(small_tokenizer, texts):
-    result = over_tickets(evaluation(small_tokenizer, texts), texts_model(N=1), N=1)
-    assert result["std"] == 0 and result["padding"] == 0
+    told: list[tuple[int, int, str]] = []
+    result = evaluation(small_tokenizer, texts).over_tickets(texts_model(N=1), 1, 2, 1, torch.device("cpu"),
+                                                             lambda *words: told.append(words))
+    assert told == [(0, 1, "tickets"), (1, 1, "tickets")]  # one ticket stands for all
+    assert result["std"] == 0 and result["padding"] == 0 and len(result["tickets"]) == 2
     assert result["diagnostics"]["companions"] is None and result["diagnostics"]["slot_p"] is None
     assert [slot["count"] for slot in result["diagnostics"]["slots"]] == [14]
 
