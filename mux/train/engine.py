@@ -143,8 +143,9 @@ class Engine:
         decayed, others = trained(model)
         groups = [{"params": list(decayed.values()), "weight_decay": weight_decay},
                   {"params": list(others.values()), "weight_decay": 0.0}]
-        on_gpu = get_accelerator().device_name() != "cpu"
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=on_gpu)
+        # One pass over the weights instead of six: on a CPU, too, where the update of BERT's 30,522 embedded WordPieces
+        # is most of a small model's step.
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, model_parameters=[*decayed.values(), *others.values()],
             config=config)
