@@ -1,14 +1,14 @@
 """The record of a run: what was asked, planned, installed, what happened and what came of it, without weights.
 
-It is small enough for a repository, holds no path of the machine, and `mux report`, `mux runs show` and `mux runs diff`
-read it like the run directory that it was made of.
+It is small enough for a repository, and `mux report`, `mux runs show` and `mux runs diff` read it like the run it was
+made of. Paths below the run and below the current folder become relative.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +28,60 @@ from mux.event import (
 )
 from mux.journal import EventReader, encode
 from mux.recipe import Problem, Refusal
-from mux.run import RunDirectory, read_json, write_json, write_text
+from mux.recipe.wording import reason
+from mux.run import RunDirectory, read_json, write_text
 
 # Of the events, what befell the run as a whole; the others are in results.json by their result, or of a moment.
 KEPT = (RunStarted, JobStarted, JobEnded, JobFailed, Restarting, HostDropped, Resized, StageStarted, RunFinished,
         RunStopped, RunFailed)
-FILES = {"recipe.toml", "plan.json", "environment.json", "events.jsonl", "results.json"}
+BESIDE = {"report"}  # what `mux report` puts into a run, or a record
 ENDED = ("finished", "partial")
 
 
-def keep(run: RunDirectory, to: Path) -> Path:
-    """Write the record of a run into a folder of its name in `to`, in the place of an earlier one; returns that folder.
-
-    Raises Refusal for a run that has not finished, and where something else than a record is in the way.
-    """
-    status = (read_json(run.results) or {}).get("status")
+def contents(run: RunDirectory) -> dict[str, str]:
+    """The files of a run's record. Raises Refusal for a run that has not finished, or whose files cannot be read."""
+    plan, environment, results = map(values, (run.plan, run.environment, run.results))
+    status = results.get("status", "not begun")
     if status not in ENDED:
         raise Refusal(Problem(f"the run is {status}; its record is kept when it has finished", where=str(run.path),
                               hint="the command that started it goes on with it"))
-    folder, part = to / run.path.name, to / f".{run.path.name}.part"
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
-        raise Refusal(Problem("is no record of a run: it holds other files", where=str(folder),
-                              hint="move it away, or name another folder"))
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_text(part / "recipe.toml", run.recipe.read_text(encoding="utf-8"))
-    for path in (run.plan, run.environment, run.results):
-        write_json(part / path.name, portable(read_json(path), run))
-    events = (portable(json.loads(encode(event)), run) for event in happened(run))
-    write_text(part / "events.jsonl", "".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-    return folder
+    try:
+        recipe = run.recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(Problem(f"cannot be read: {reason(error)}", where=str(run.recipe))) from None
+    home = f"{run.path.parent.name}/{run.path.name}"
+    places = dict.fromkeys([str(plan.get("directory") or run.path), str(run.path), str(run.path.resolve())], home)
+    here = Path.cwd()
+    places |= {f"{here}/": "", f"{here.resolve()}/": ""} if here != here.parent else {}
+    events = (json.loads(encode(event)) for event in happened(run))
+    return {
+        "recipe.toml": portable(recipe, places),
+        **{path.name: json.dumps(portable(value, places), indent=1, ensure_ascii=False) + "\n"
+           for path, value in ((run.plan, plan), (run.environment, environment), (run.results, results))},
+        "events.jsonl": "".join(json.dumps(portable(event, places), ensure_ascii=False) + "\n" for event in events),
+    }
+
+
+def keep(runs: Sequence[RunDirectory], to: Path) -> list[Path]:
+    """Write the records of runs into folders of their names in `to`, over earlier ones; returns those folders.
+
+    Raises Refusal, with nothing written, for a run that has no record, for two runs of one name, and where a folder
+    holds something else than a record.
+    """
+    records: dict[Path, dict[str, str]] = {}
+    for run in runs:
+        folder = to / Path(os.path.normpath(run.path)).name
+        if folder in records:
+            raise Refusal(Problem("two runs have this name", where=str(run.path), hint="keep them in two folders"))
+        records[folder] = contents(run)
+        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {
+                *records[folder], *BESIDE}):
+            raise Refusal(Problem("is no record of a run: it holds other files", where=str(folder),
+                                  hint="move it away, or name another folder"))
+    for folder, files in records.items():
+        for name, content in files.items():
+            write_text(folder / name, content)
+    return list(records)
 
 
 def happened(run: RunDirectory) -> Iterator[Event]:
@@ -76,12 +98,24 @@ def happened(run: RunDirectory) -> Iterator[Event]:
         yield last
 
 
-def portable(value: Any, run: RunDirectory) -> Any:
-    """A value of JSON without paths of this machine and without its name."""
+def values(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run; empty if it is not there. Raises Refusal if it is something else."""
+    try:
+        content = read_json(path) or {}
+    except (OSError, ValueError) as error:
+        raise Refusal(Problem(f"cannot be read: {error}", where=str(path))) from None
+    if not isinstance(content, dict):
+        raise Refusal(Problem("cannot be read: it is no JSON object", where=str(path)))
+    return content
+
+
+def portable(value: Any, places: Mapping[str, str]) -> Any:
+    """A value of JSON without the name of the machine and with other words for these places."""
     if isinstance(value, dict):
-        return {key: portable(one, run) for key, one in value.items() if key != "host"}
+        return {key: portable(one, places) for key, one in value.items() if key != "host"}
     if isinstance(value, list):
-        return [portable(one, run) for one in value]
+        return [portable(one, places) for one in value]
     if isinstance(value, str):
-        return value.replace(str(run.path), f"{run.path.parent.name}/{run.path.name}").replace(f"{Path.cwd()}/", "")
+        for place, words in places.items():
+            value = value.replace(place, words)
     return value

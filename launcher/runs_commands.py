@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.ending import FAILED, REFUSED, ending
+from launcher.record import keep, values
 from mux.plan import Plan
 from mux.recipe import Problem, Refusal
-from mux.run import RunDirectory, read_json, read_results
+from mux.run import RunDirectory, read_results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,17 +132,16 @@ def keep_records(
     to: Annotated[Path, typer.Option(metavar="DIR", help="Where to write, a folder for each run.",
                                      show_default=False)],
 ) -> None:
-    """Keep what runs were and what came of them, without weights and paths: a record that fits into a repository.
+    """Keep what runs were and what came of them, without weights: a record that fits into a repository.
 
-    mux report, mux runs show and mux runs diff read it like a run directory.
+    Paths below the runs and the current folder become relative; names of a cluster's hosts stay. mux report, mux runs
+    show and mux runs diff read it like a run directory.
 
     Example: mux runs keep runs/bert_base_n1 runs/bert_base_n2 --to docs/runs
     """
-    from launcher import record
-
     with ending(REFUSED):
-        for run in [existing(path) for path in kept]:
-            print(record.keep(run, to))
+        for folder in keep([existing(path) for path in kept], to):
+            print(folder)
 
 
 def existing(path: Path) -> RunDirectory:
@@ -161,17 +161,6 @@ def plan_of(run: RunDirectory) -> Plan:
         return run.read_plan()
     except ValueError as error:
         raise Refusal(Problem(f"cannot be read: {str(error).splitlines()[0]}", where=str(run.plan))) from None
-
-
-def values(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run; empty if it is not there. Raises Refusal if it is something else."""
-    try:
-        content = read_json(path) or {}
-    except ValueError as error:
-        raise Refusal(Problem(f"cannot be read: {error}", where=str(path))) from None
-    if not isinstance(content, dict):
-        raise Refusal(Problem("cannot be read: it is no JSON object", where=str(path)))
-    return content
 
 
 def checkpoint_table(verdicts: list[Verdict]) -> Table:

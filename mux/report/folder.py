@@ -25,13 +25,13 @@ def replace(out: Path, files: Mapping[str, bytes]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{out}: cannot become a folder, a file is in the way: give another --out") from None
-    _write(out / LIST, _list((old | set(files)) - {LIST}))  # should it end halfway, the next report knows of everything
+    write(out / LIST, _list((old | set(files)) - {LIST}))  # should it end halfway, the next report knows of everything
     for name, content in files.items():
         (out / name).parent.mkdir(exist_ok=True)
-        _write(out / name, content)
+        write(out / name, content)
     for name in old - {LIST, *files}:
         (out / name).unlink(missing_ok=True)
-    _write(out / LIST, _list(files))
+    write(out / LIST, _list(files))
 
 
 def _list(names: Collection[str]) -> bytes:
@@ -53,7 +53,7 @@ def _check(out: Path, name: str, old: Collection[str]) -> None:
         raise ValueError(f"{path}: no report wrote this: move it away, or give another --out")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Whole or not at all; a link is replaced, not followed."""
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)

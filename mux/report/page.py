@@ -10,10 +10,10 @@ the page that has its name.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from mux.recipe.wording import did_you_mean
 from mux.report import folder
@@ -22,7 +22,8 @@ from mux.report.section import Section
 from mux.report.tables import Table, escaped
 
 BEGIN, END = "<!-- report {} -->", "<!-- end of report -->"
-BLOCK = re.compile(r"^<!-- report (?P<name>[^\n]*?) -->$.*?(?P<end>^<!-- end of report -->$|(?=^<!-- report )|\Z)",
+BLOCK = re.compile(r"^<!-- report (?P<name>[^\n]*?) -->[ \t]*$.*?"
+                   r"(?P<end>^<!-- end of report -->[ \t]*$|(?=^<!-- report )|\Z)",
                    re.MULTILINE | re.DOTALL)
 FIGURES = "figures"
 
@@ -32,13 +33,18 @@ def fill(page: Path, sections: Sequence[Section]) -> Path:
 
     ValueError names a block that is wrong, or what is in the way; then nothing is written.
     """
+    page = page.resolve()  # what a link names is filled, and stays where it is
+    beside = page.with_suffix("") if page.suffix else page.with_name(f"{page.name}_report")
     try:
-        text = page.read_text(encoding="utf-8")
+        raw = page.read_bytes().decode()
     except FileNotFoundError:
         raise ValueError(f"{page}: no such file; write one with lines {BEGIN.format('scores')} and {END}: what belongs "
                          "between them is put there") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{page}: not UTF-8 ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{page}: cannot be read ({error.strerror})") from None
+    text = raw.replace("\r\n", "\n")
     parts = named(sections)
     figures: dict[str, bytes] = {}
 
@@ -50,18 +56,19 @@ def fill(page: Path, sections: Sequence[Section]) -> Path:
             raise ValueError(f"{page}:{line}: no line {END} ends what begins here")
         drawings = [part for part in parts[name] if isinstance(part, Drawing)]
         figures.update({f"{FIGURES}/{drawing.name}.svg": drawing.svg.encode() for drawing in drawings})
-        body = "\n".join(_markdown(part, page.stem) for part in parts[name])
+        body = "\n".join(_markdown(part, quote(beside.name)) for part in parts[name])
         return f"{BEGIN.format(name)}\n\n{body.rstrip()}\n\n{END}"
 
     content = BLOCK.sub(filled, text)
     if not BLOCK.search(text):
         raise ValueError(f"{page}: has no line {BEGIN.format('scores')} to say where a part of the report belongs; "
                          f"there are {', '.join(parts)}")
+    if figures and (beside / "index.html").exists():
+        raise ValueError(f"{beside}: is the folder of a whole report, and the page would put its figures there: give "
+                         "the page another name")
     if figures:
-        folder.replace(page.with_suffix(""), figures)
-    part = page.with_name(f".{page.name}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, page)
+        folder.replace(beside, figures)
+    folder.write(page, (content.replace("\n", "\r\n") if "\r\n" in raw else content).encode())
     return page
 
 

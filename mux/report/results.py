@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -248,34 +249,37 @@ def _json(path: Path) -> Any:
 def starts(events: Path) -> list[tuple[float, float]]:
     """When each start of a run began and said its last. Of the events, which may be many, only these are read."""
     try:
-        with events.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
-            places, found = [0], 0
-            while (found := lines.find(START, found + 1)) > 0:
-                places.append(lines.rfind(b"\n", 0, found) + 1)
-            begins = sorted(set(places))
-            pairs = [(_line(lines, begin), _last_line(lines, end))
-                     for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True)]
+        with events.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            begins, found = {0}, 0
+            while (found := text.find(START, found + 1)) > 0:
+                begins.add(text.rfind(b"\n", 0, found) + 1)
+            bounds = [*sorted(begins), len(text)]
+            times = [(_first_time(text, begin, end), _last_time(text, begin, end)) for begin, end in pairwise(bounds)]
     except (OSError, ValueError):  # no file, or an empty one
         return []
-    times = [(_time(first), _time(last)) for first, last in pairs]
     return [(first, last) for first, last in times if first is not None and last is not None]
 
 
-def _line(lines: mmap.mmap, begin: int) -> bytes:
-    end = lines.find(b"\n", begin)
-    return lines[begin:] if end < 0 else lines[begin:end]
+def _first_time(text: mmap.mmap, begin: int, end: int) -> float | None:
+    """Of the line that begins there."""
+    newline = text.find(b"\n", begin, end)
+    return _time(text[begin : end if newline < 0 else newline])
 
 
-def _last_line(lines: mmap.mmap, end: int) -> bytes:
-    """The last whole line before `end`, which is where a line begins or the file ends."""
-    stop = lines.rfind(b"\n", 0, end)
-    return lines[lines.rfind(b"\n", 0, stop) + 1 : stop]
+def _last_time(text: mmap.mmap, begin: int, end: int) -> float | None:
+    """Of the last line before `end` that is an event: who was killed may have left half of one."""
+    while end > begin:
+        newline = text.rfind(b"\n", begin, end)
+        if newline < end - 1 and (time := _time(text[newline + 1 if newline >= 0 else begin : end])) is not None:
+            return time
+        end = max(newline, begin)
+    return None
 
 
 def _time(line: bytes) -> float | None:
     try:
         return float(json.loads(line)["time"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

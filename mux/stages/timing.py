@@ -31,7 +31,7 @@ class Head:
 HEADS = {"sequence": Head(labels=2, pairs=True),  # QQP: pairs of questions
          "token": Head(labels=9, pairs=False)}  # CoNLL-2003: words, BIO tags of four kinds of names
 
-# What one batch is -> how many instances it feeds, by the recipe's batch and N: groups are always full.
+# What is timed at once -> how many instances that are, by the recipe's batch and N: groups are always full.
 FED: dict[str, Callable[[int, int], int]] = {
     "instances": lambda batch, N: -(-batch // N) * N,
     "groups": lambda batch, N: batch * N,
@@ -92,7 +92,7 @@ class RaggedRows:
         groups = grouping.by_length(lengths, self.N).groups
         longest_G = lengths[groups].max(1)
         return [self.passed(lengths[groups[part]].reshape(-1))
-                for part in grouping.batches(longest_G, self.groups, sorts=True)]
+                for part in grouping.batches(longest_G, self.groups, sorts=self.trimmed)]
 
     def passed(self, lengths_R: np.ndarray) -> dict[str, Tensor]:
         """What the model is fed at once: rows of these lengths."""
@@ -129,7 +129,10 @@ class Contestant:
 @torch.inference_mode()
 def race(contestants: Sequence[Contestant], rounds: int, device: torch.device,
          progress: Callable[[int, int], None]) -> np.ndarray:
-    """Seconds [rounds, contestants] of one batch each, in turns: A B C A B C ... Raises what `progress` raises."""
+    """Seconds [rounds, contestants] of what each is fed at once, in turns: A B C A B C ...
+
+    Raises what `progress` raises.
+    """
     torch.compiler.reset()  # its limit on versions of one function counts all models of the process
     for contestant in contestants:
         warm_up(contestant, device, lambda: progress(0, rounds))

@@ -1,13 +1,15 @@
 """`mux runs keep`: the record of a run, which the report and the other commands read like the run."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.record import FILES, keep
+from launcher.record import keep
 from mux.event import Heartbeat, RunFinished, RunStarted
 from mux.journal import encode
 from mux.recipe import Refusal
@@ -37,8 +39,11 @@ def run(tmp_path):
     return run
 
 
+FILES = {"recipe.toml", "plan.json", "environment.json", "events.jsonl", "results.json"}
+
+
 def test_a_record_is_read_like_the_run_and_says_nothing_of_the_machine(run, tmp_path):
-    record = keep(run, tmp_path / "docs")
+    (record,) = keep([run], tmp_path / "docs")
     assert record == tmp_path / "docs" / "a" and {path.name for path in record.iterdir()} == FILES
     kept, whole = read_run(record), read_run(run.path)
     assert kept.starts == whole.starts == [(10.0, 30.0), (100.0, 120.0)] and kept.seconds == 40
@@ -46,22 +51,69 @@ def test_a_record_is_read_like_the_run_and_says_nothing_of_the_machine(run, tmp_
     text = "".join(path.read_text() for path in record.iterdir())
     assert str(tmp_path) not in text and "gpu-07" not in text and '"directory": "runs/a"' in text
     assert text.count("Heartbeat") == 1  # the last of the start that was killed
-    assert keep(run, tmp_path / "docs") == record  # again
+    (record / "report").mkdir()  # as `mux report` leaves it there
+    assert keep([run], tmp_path / "docs") == [record]
+
+
+def test_a_run_that_was_moved_says_nothing_of_where_it_was(run, tmp_path, monkeypatch):
+    moved = run.path.rename(tmp_path / "a")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(moved)
+    (moved / "recipe.toml").write_text(f'sources = ["path:{moved}/texts", "path:{Path.cwd()}/x", "hub:a/b"]')
+    for name in ("link", "a/../a"):
+        (record,) = keep([RunDirectory(tmp_path / name)], tmp_path / "docs")
+        assert record.name == name[-1 if name != "link" else 0 :]
+        text = "".join(path.read_text() for path in record.iterdir())
+        assert str(tmp_path) not in text and '"path:x", "hub:a/b"' in text
+
+
+def test_in_the_root_folder_addresses_stay(run, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    run.recipe.write_text("# https://example.org/x\n")
+    (record,) = keep([run], tmp_path / "docs")
+    assert (record / "recipe.toml").read_text() == "# https://example.org/x\n"
 
 
 def test_what_is_no_record_is_not_replaced(run, tmp_path):
-    (tmp_path / "docs" / "a").mkdir(parents=True)
-    (tmp_path / "docs" / "a" / "thesis.tex").write_text("all of it")
+    thesis = tmp_path / "docs" / "a" / "thesis.tex"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("all of it")
     with pytest.raises(Refusal, match="holds other files"):
-        keep(run, tmp_path / "docs")
-    assert [path.name for path in tmp_path.glob("docs/**/*")] == ["a", "thesis.tex"]
+        keep([run], tmp_path / "docs")
+    inside = RunDirectory(run.path / "pretrain" / "..")
+    (record,) = keep([inside], tmp_path / "docs" / "a" / "runs")  # its name is no ".."
+    assert record.name == "a" and thesis.read_text() == "all of it"
 
 
-@pytest.mark.parametrize("status", ["running", "stopped", "failed"])
-def test_a_run_that_has_not_finished_has_no_record(run, tmp_path, status):
-    run.results.write_text(run.results.read_text().replace("finished", status))
-    with pytest.raises(Refusal, match=f"the run is {status}"):
-        keep(run, tmp_path / "docs")
+def test_two_runs_of_one_name_are_refused_before_anything_is_written(run, tmp_path):
+    other = RunDirectory(tmp_path / "other" / "a")
+    shutil.copytree(run.path, other.path)
+    with pytest.raises(Refusal, match="two runs have this name"):
+        keep([run, other], tmp_path / "docs")
+    assert not (tmp_path / "docs").exists()
+
+
+def spoilt(name: str, content: str | None):
+    def spoil(run: RunDirectory) -> None:
+        (run.path / name).unlink()
+        if content is not None:
+            (run.path / name).write_text(content)
+    return spoil
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    *[(lambda run, status=status: run.results.write_text(run.results.read_text().replace("finished", status)),
+       f"the run is {status}") for status in ("running", "stopped", "failed")],
+    (spoilt("results.json", None), "the run is not begun"),
+    (spoilt("results.json", "[1]"), "results.json: cannot be read: it is no JSON object"),
+    (spoilt("results.json", "{"), "results.json: cannot be read: "),
+    (spoilt("recipe.toml", None), "recipe.toml: cannot be read: "),
+])
+def test_a_run_without_a_record_is_refused(run, tmp_path, spoil, says):
+    spoil(run)
+    with pytest.raises(Refusal, match=re.escape(says)):
+        keep([run], tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
 
 

@@ -9,29 +9,31 @@ from mux.report.results import Run
 from mux.report.tables import Cell, Table, number, text
 
 TRAINING = ("retrieval", "pretrain")
-COLUMNS = ["run", "N", "steps of pre-training", "texts", "million tokens", "fine-tuning: steps × groups", "seeds",
-           "starts", "wall time", "processors", "commit"]
+COLUMNS = ["run", "N", "steps: retrieval + pre-training", "texts", "million tokens", "fine-tuning: steps × groups",
+           "seeds", "starts", "wall time", "devices", "commit"]
 
 
 def table(runs: Sequence[Run]) -> Table:
     return Table("budgets", "Budgets", COLUMNS, [*map(_row, runs), *_paper(runs)],
-                 note="Texts and tokens that pre-training, its retrieval stage included, read in this run: N times the "
-                      "groups. Wall time is of all stages and all starts of a run.")
+                 note="Texts and tokens: what retrieval and pre-training read in this run, N times the groups. "
+                      "Wall time, in hours and minutes, is of all stages and all starts of a run.")
 
 
 def _row(run: Run) -> list[Cell]:
-    steps, texts, tokens = 0, 0, 0
+    steps, texts, tokens = [], 0, 0
     for stage in run.stages(*TRAINING):
         plan = run.planned(stage.id)
         read = (stage.steps or 0) * (plan.batch or 0) * run.model.N
-        steps, texts, tokens = steps + (stage.steps or 0), texts + read, tokens + read * (plan.sequence_length or 0)
+        steps.append(f"{stage.steps or 0:,}")
+        texts, tokens = texts + read, tokens + read * (plan.sequence_length or 0)
     tuned = [f"{_range(scores.steps for scores in stage.tasks.values())} × {run.planned(stage.id).batch or '?'}"
              for stage in run.stages("finetune") if stage.tasks]
-    seeds = dict.fromkeys(seed for scores in run.tuned.values() for seed in scores.seeds)
-    return [text(run.label), number(run.model.N), number(steps), number(texts), number(tokens / 1e6, 1),
-            text(", ".join(dict.fromkeys(tuned))), text(", ".join(seeds)), number(len(run.starts)),
-            text(_duration(run.seconds)), text(run.environment.processors or run.device),
-            text((run.environment.commit or "")[:7])]
+    seeds = sorted({len(scores.seeds) for scores in run.tuned.values()})
+    on_cpu = run.plan.cluster.device in (None, "cpu")
+    return [text(run.label), number(run.model.N), text(" + ".join(steps)), number(texts), number(tokens / 1e6, 1),
+            text(", ".join(dict.fromkeys(tuned))), text(_range(seeds)), number(len(run.starts)),
+            text(_duration(run.seconds)), text((on_cpu and run.environment.processors) or run.device),
+            text(short(run.environment.commit or ""))]
 
 
 def _paper(runs: Sequence[Run]) -> Iterable[list[Cell]]:
@@ -39,9 +41,14 @@ def _paper(runs: Sequence[Run]) -> Iterable[list[Cell]]:
     asked, tuned = paper().protocol["pretraining"], paper().protocol["finetuning"]
     for N in sorted({run.model.N for run in runs}):
         texts = asked["steps"] * asked["batch"] * N
-        yield [text("the paper"), number(N), number(asked["steps"]), number(texts),
-               number(texts * asked["sequence_length"] / 1e6), text(_range(tuned["steps"].values())), text("1"),
+        yield [text("the paper"), number(N), text(f"{asked['steps']:,}"), number(texts),
+               number(texts * asked["sequence_length"] / 1e6, 1), text(_range(tuned["steps"].values())), text("1"),
                text(""), text(""), text("8 A100"), text("")]
+
+
+def short(commit: str) -> str:
+    """Seven digits, and the "+" of a checkout that differed from it."""
+    return commit[:7] + "+" * commit.endswith("+")
 
 
 def _range(counts: Iterable[int | None]) -> str:

@@ -7,17 +7,20 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t as student
+
 from mux.report.measures import MEASURES, title
-from mux.report.points import NORMAL_95, estimate, own_row
+from mux.report.points import estimate, own_row
 from mux.report.results import Run
 from mux.report.scores import Scores
 from mux.report.section import Section
 from mux.report.tables import MINUS, NONE, Cell, Table, number, text
 
 LEAD = ("The mean over seeds and tickets ± one standard deviation over seeds, or over tickets where one seed was "
-        "trained; behind it the difference from {base}. A difference in brackets is within noise: no larger than 1.96 "
-        "standard errors, which count seeds (or tickets) and the test rows. Two runs read the same test rows, so this "
-        "is cautious; what another pre-training would have given it does not know.")
+        "trained; behind it the difference from {base}. A difference in brackets is within noise: no larger than the "
+        "95 % interval of Student's t, which counts seeds (or tickets) and the test rows as if they were others for "
+        "each run. It does not know what another pre-training would have given, nor, of a task with one seed, another "
+        "fine-tuning.")
 NONE_YET = "A finetune stage fills this, e.g. `mux-launch recipes/results/n2.toml`."
 
 
@@ -26,12 +29,21 @@ class Score:
     """A task's score over the trainings of one run, as shares of 1."""
 
     mean: float
-    spread: float | None  # one standard deviation over seeds, or of a single one over tickets
-    error: float  # one standard error of the mean, test rows included
+    spread: float | None  # one standard deviation over seeds, or of a single one over tickets; None: there is one value
+    drawn: int  # how many seeds, or tickets
+    sampling: float  # one standard deviation over sets of as many test rows
+
+    @property
+    def variance(self) -> float:
+        """Of the mean, as far as seeds or tickets go."""
+        return (self.spread or 0.0) ** 2 / self.drawn
 
     def noise(self, other: Score) -> float:
-        """The largest difference of the two that may be chance."""
-        return NORMAL_95 * math.hypot(self.error, other.error)
+        """The largest difference of the two that may be chance, in 95 of 100 cases (Welch's test)."""
+        variance = self.variance + other.variance + self.sampling**2 + other.sampling**2
+        spent = sum(one.variance**2 / (one.drawn - 1) for one in (self, other) if one.drawn > 1)
+        freedom = variance**2 / spent if spent else math.inf
+        return float(student.ppf(0.975, freedom)) * math.sqrt(variance)
 
 
 def section(runs: Sequence[Run]) -> Section:
@@ -58,10 +70,10 @@ def score_of(scores: Scores) -> Score | None:
     if kept is None:
         return None
     seeds = [mean for mean in scores.seeds.values() if mean is not None]
-    if len(seeds) < 2:
-        return Score(kept.mean, scores.std, kept.total_error)
-    spread = statistics.stdev(seeds)
-    return Score(statistics.fmean(seeds), spread, math.hypot(spread / math.sqrt(len(seeds)), kept.sampling))
+    values = seeds if len(seeds) > 1 else [value for value in scores.tickets if value is not None]
+    if len(set(values)) < 2:  # at N = 1 tickets do not differ: there is nothing to differ in
+        return Score(statistics.fmean(values) if values else kept.mean, None, 1, kept.sampling)
+    return Score(statistics.fmean(values), statistics.stdev(values), len(values), kept.sampling)
 
 
 def _order(task: str) -> tuple[int, str]:

@@ -17,8 +17,8 @@ CONVENTIONS = {
     ("token", "instances"): "Token head, batches of instances",
     ("sequence", "groups"): "Sequence head, batches of groups (what the paper's scripts did)",
     ("token", "groups"): "Token head, batches of groups",
-    ("sequence", "ragged"): "Sequence head, texts of about 27 tokens, sorted by length",
-    ("token", "ragged"): "Token head, texts of about 27 tokens, sorted by length",
+    ("sequence", "ragged"): "Sequence head, texts of all lengths, 27 tokens or less on average, sorted",
+    ("token", "ragged"): "Token head, texts of all lengths, 27 tokens or less on average, sorted",
     ("sequence", "one_group"): "Sequence head, one group: the latency",
     ("token", "one_group"): "Token head, one group: the latency",
 }

@@ -63,3 +63,24 @@ def test_a_page_that_cannot_be_filled_is_left_as_it_is(sections, tmp_path, page,
     with pytest.raises(ValueError, match=re.escape(says)):
         fill(path, sections)
     assert not (tmp_path / "page").exists() and (path.read_text() == page if page else not path.exists())
+
+
+def test_a_page_keeps_its_line_ends_its_link_and_blanks_behind_markers(sections, tmp_path):
+    page, link = tmp_path / "my page (2).md", tmp_path / "link.md"
+    page.write_bytes(PAGE.replace("sst2 -->", "sst2 --> ").replace("\n", "\r\n").encode())
+    link.symlink_to(page)
+    fill(link, sections)
+    text = page.read_bytes().decode()
+    assert link.is_symlink() and text.count("\n") == text.count("\r\n") > 10
+    (figure,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert figure == "my%20page%20%282%29/figures/pareto_sst2.svg"
+    assert (tmp_path / "my page (2)" / "figures" / "pareto_sst2.svg").exists()
+
+
+def test_figures_do_not_replace_a_whole_report(sections, tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("mine")
+    (tmp_path / "report.md").write_text(PAGE)
+    with pytest.raises(ValueError, match="the folder of a whole report"):
+        fill(tmp_path / "report.md", sections)
+    assert (tmp_path / "report.md").read_text() == PAGE and (tmp_path / "report" / "index.html").read_text() == "mine"

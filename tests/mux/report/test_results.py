@@ -98,3 +98,6 @@ def test_wall_time_is_that_of_all_starts(maker):
         json.dumps({"v": 1, "time": time, "event": event}) + "\n" for time, event in events))
     (run,) = read_runs([path])
     assert run.starts == [(100.0, 160.0), (500.0, 520.0)] and run.seconds == 80
+    whole = (path / "events.jsonl").read_text()
+    (path / "events.jsonl").write_text(whole.replace('{"v": 1, "time": 500', '{"v": 1, "ti\n{"v": 1, "time": 500'))
+    assert read_runs([path])[0].starts == run.starts  # who was killed left half an event

@@ -178,6 +178,7 @@ def test_ragged_rows_share_a_pass_with_rows_of_their_length(small_tokenizer, N, 
         assert ids.gather(1, mask.sum(1, keepdim=True) - 1).eq(small_tokenizer.sep_token_id).all()
         real, asked = real + int(mask.sum()), asked + mask.numel()
     assert (real / asked > 0.8) == trimmed
+    assert trimmed or len(batches) == -(-50 // (4 * N))  # nothing is saved by shorter batches
 
 
 def test_ragged_batches_are_timed_on_all_sides_and_never_compiled(made):
@@ -188,7 +189,10 @@ def test_ragged_batches_are_timed_on_all_sides_and_never_compiled(made):
     table.fill(table.entries[0], "token", "eager", "")
     ragged, full = (table.kept(table.entries[0], How("token", of, "eager")) for of in ("ragged", "instances"))
     assert (ragged["batch"], full["batch"]) == (WINDOW * 4, 4) and ragged["ratio_to_n1"] > 0
-    assert not table.kept(table.entries[0], How("token", "instances", "compiled"))
+    table.fill(table.entries[0], "token", "compiled", "")
+    assert [(row["batches_of"], row["mode"]) for row in table.rows()[:3]] == [
+        ("ragged", "eager"), ("instances", "eager"), ("instances", "compiled")]
+    assert not table.kept(table.entries[0], How("token", "ragged", "compiled"))
 
 
 class AttentionMasks(TorchFunctionMode):
