@@ -192,11 +192,10 @@ class Table:
         missing = [how for how in self.ways(head, mode) if not self.kept(entry, how)]
         racing = list(dict.fromkeys((entry, alone(self.context, entry), self.entries[-1]))) if missing else []
         contestants = [self.contestant(racer, head, mode, turn) for racer in racing]
-        full = [contestant.rows for contestant in contestants]
         for how in missing:
-            for racer, contestant, rows in zip(racing, contestants, full, strict=True):
+            for racer, contestant in zip(racing, contestants, strict=True):
                 contestant.instances = FED[how.batches_of](self.stage.batch, racer.N)
-                contestant.rows = self.ragged(racer, rows) if how.batches_of == "ragged" else rows
+                contestant.ragged = self.ragged(racer, contestant.rows) if how.batches_of == "ragged" else None
             progress = partial(self.context.progress, f"timing {entry.name}, {how}, {turn}", unit="rounds")
             seconds = race(contestants, self.stage.trials * self.stage.batches, self.device, progress)
             self.keep(how, racing, seconds, np.array([contestant.instances for contestant in contestants]))

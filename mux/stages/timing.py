@@ -112,12 +112,13 @@ class Contestant:
 
     name: str
     model: nn.Module
-    rows: RandomRows | RaggedRows
+    rows: RandomRows
     instances: int = 0
+    ragged: RaggedRows | None = None  # what it is fed instead
 
     def run(self, device: torch.device) -> float:
         """Seconds of these instances, from their tokens on the device to the end of the model's work there."""
-        batches = self.rows.batches(self.instances)
+        batches = (self.ragged or self.rows).batches(self.instances)
         synchronize(device)
         begun = time.perf_counter()
         for batch in batches:
