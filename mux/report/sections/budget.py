@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from mux.report.paper import paper
 from mux.report.results import Run
+from mux.report.standing import published
 from mux.report.tables import Cell, Table, number, text
 
 TRAINING = ("retrieval", "pretrain")
-COLUMNS = ["run", "N", "steps: retrieval + pre-training", "texts", "million tokens", "fine-tuning: steps × groups",
-           "seeds", "starts", "wall time", "devices", "commit"]
+COLUMNS = ["run", "steps: retrieval + pre-training", "texts", "million tokens", "fine-tuning: steps × groups", "seeds",
+           "starts", "wall time", "devices", "commit"]
 
 
 def table(runs: Sequence[Run]) -> Table:
-    return Table("budgets", "Budgets", COLUMNS, [*map(_row, runs), *_paper(runs)],
-                 note="Texts and tokens: what retrieval and pre-training read in this run, N times the groups. "
-                      "Wall time, in hours and minutes, is of all stages and all starts of a run.")
+    return Table("budgets", "Budgets", COLUMNS, [*map(_row, runs), _paper()],
+                 note="Texts and tokens of retrieval and pre-training in this run. Wall time (h:mm) of all its starts.")
 
 
 def _row(run: Run) -> list[Cell]:
@@ -30,20 +30,24 @@ def _row(run: Run) -> list[Cell]:
              for stage in run.stages("finetune") if stage.tasks]
     seeds = sorted({len(scores.seeds) for scores in run.tuned.values()})
     on_cpu = run.plan.cluster.device in (None, "cpu")
-    return [text(run.label), number(run.model.N), text(" + ".join(steps)), number(texts), number(tokens / 1e6, 1),
-            text(", ".join(dict.fromkeys(tuned))), text(_range(seeds)), number(len(run.starts)),
-            text(_duration(run.seconds)), text((on_cpu and run.environment.processors) or run.device),
+    return [text(run.label), text(" + ".join(steps) or _elsewhere(run)), number(texts),
+            number(tokens / 1e6, 1), text(", ".join(dict.fromkeys(tuned))), text(_range(seeds)),
+            number(len(run.starts)), text(_duration(run.seconds)),
+            text((on_cpu and run.environment.processors) or run.device),
             text(short(run.environment.commit or ""))]
 
 
-def _paper(runs: Sequence[Run]) -> Iterable[list[Cell]]:
-    """For each N of these runs."""
+def _elsewhere(run: Run) -> str:
+    """Where a model was pre-trained that was not pre-trained here."""
+    return "by the paper's authors" if published(run) else "elsewhere" if run.model.family == "hub" else "none"
+
+
+def _paper() -> list[Cell]:
     asked, tuned = paper().protocol["pretraining"], paper().protocol["finetuning"]
-    for N in sorted({run.model.N for run in runs}):
-        texts = asked["steps"] * asked["batch"] * N
-        yield [text("the paper"), number(N), text(f"{asked['steps']:,}"), number(texts),
-               number(texts * asked["sequence_length"] / 1e6, 1), text(_range(tuned["steps"].values())), text("1"),
-               text(""), text(""), text("8 A100"), text("")]
+    texts = asked["steps"] * asked["batch"]
+    return [text("the paper"), text(f"{asked['steps']:,}"), text(f"N × {texts:,}"),
+            text(f"N × {texts * asked['sequence_length'] / 1e6:,.1f}"), text(_range(tuned["steps"].values())),
+            text("1"), text(""), text(""), text("8 A100"), text("")]
 
 
 def short(commit: str) -> str:

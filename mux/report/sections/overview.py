@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mux.report.measures import measured, title
 from mux.report.paper import paper
 from mux.report.results import Model, Run, Stage
 from mux.report.scores import inert
 from mux.report.section import Section
-from mux.report.sections import budget as budgets
-from mux.report.standing import Standing, published, standings
-from mux.report.tables import Cell, Table, number, spread, text
-
-BUDGET = "pre-training: steps × groups × tokens"
-AVERAGES_SHOWN = ("glue_without_wnli_cola", "token")
+from mux.report.sections import budget
+from mux.report.standing import Standing, standings
+from mux.report.tables import Table, number, text
 
 
 def section(runs: Sequence[Run]) -> Section:
-    tables = [_runs(runs), budgets.table(runs), _stages(runs)]
+    tables = [_runs(runs), budget.table(runs), _stages(runs)]
     if others := [run for run in runs if _why_apart(run, runs)]:
         tables.append(_others(others, runs))
     return Section("runs", "What was run", _lead(runs), "", tables=tables)
@@ -33,18 +29,14 @@ def _lead(runs: Sequence[Run]) -> str:
 
 
 def _runs(runs: Sequence[Run]) -> Table:
-    asked = paper().protocol["pretraining"]
     rows = []
     for run in runs:
         model = run.model
         rows.append([text(run.label, note=inert(str(run.path))), text(run.results.status), text(described(model)),
                      number(model.N), number(None if model.parameters is None else model.parameters / 1e6, 1),
-                     text("published" if model.compat else "ours"), text(budget(run)), text(run.device or "not said"),
-                     text(run.began), text(run.ended)])
+                     text("published" if model.compat else "ours"), text(run.began)])
     return Table("runs", "Runs", ["run", "status", "model", "N", "million parameters", "numerics",
-                                  BUDGET, "devices", "began (UTC)", "last event"], rows,
-                 note=f"The paper pre-trained for {asked['steps']:,} steps of {asked['batch']} groups of "
-                      f"{asked['sequence_length']} tokens ({asked['where']}), on 8 A100.")
+                                  "began (UTC)"], rows)
 
 
 def described(model: Model) -> str:
@@ -54,19 +46,6 @@ def described(model: Model) -> str:
     name = f"{'MUX-' if model.N > 1 else ''}{model.family.upper()} {model.size or ''}".strip()
     parts = [part for part in (model.multiplexer, model.demultiplexer) if part] if model.N > 1 else []
     return ", ".join(filter(None, (name, " + ".join(parts))))
-
-
-def budget(run: Run) -> str:
-    """Steps × groups × tokens of every pre-training stage that is done."""
-    parts = []
-    for stage in run.stages(*budgets.TRAINING):
-        if stage.steps is not None:
-            plan = run.planned(stage.id)
-            factors = [f"{stage.steps:,}", *(str(size) for size in (plan.batch, plan.sequence_length) if size)]
-            parts.append(f"{stage.id} {' × '.join(factors)}")
-    if parts:
-        return ", ".join(parts)
-    return "by the paper's authors" if published(run) else "elsewhere" if run.model.family == "hub" else "none"
 
 
 def _stages(runs: Sequence[Run]) -> Table:
@@ -105,15 +84,5 @@ def _shadowed(standing: Standing, order: Sequence[Standing]) -> str:
 
 
 def _others(others: Sequence[Run], runs: Sequence[Run]) -> Table:
-    names = [name for name in AVERAGES_SHOWN if any(measured(name, "mean", run.tuned) for run in others)]
-    names += list(dict.fromkeys(task for run in others for task in run.tuned))
-    rows: list[list[Cell]] = []
-    for run in others:
-        found = [measured(name, "mean", run.tuned) for name in names]
-        rows.append([text(run.label), text(described(run.model)), number(run.model.N), text(budget(run)),
-                     *(spread(None if one is None else one.value / 100,
-                              None if one is None or one.std is None else one.std / 100) for one in found),
-                     text(_why_apart(run, runs))])
-    return Table("other_runs", "Our other runs, not comparable with the paper",
-                 ["run", "model", "N", BUDGET, *map(title, names), "why apart"], rows,
-                 note="In percent, mean ± standard deviation over tickets.")
+    rows = [[text(run.label), text(described(run.model)), text(_why_apart(run, runs))] for run in others]
+    return Table("other_runs", "Our other runs, not comparable with the paper", ["run", "model", "why apart"], rows)

@@ -16,11 +16,9 @@ from mux.report.scores import Scores
 from mux.report.section import Section
 from mux.report.tables import MINUS, NONE, Cell, Table, number, text
 
-LEAD = ("The mean over seeds and tickets ± one standard deviation over seeds, or over tickets where one seed was "
-        "trained; behind it the difference from {base}. A difference in brackets is within noise: no larger than the "
-        "95 % interval of Student's t, which counts seeds (or tickets) and the test rows as if they were others for "
-        "each run. It does not know what another pre-training would have given, nor, of a task with one seed, another "
-        "fine-tuning.")
+LEAD = ("Mean ± one standard deviation over seeds, or over tickets where there is one seed; then the difference from "
+        "{base}, in brackets if within noise: the 95 % interval of Student's t over seeds (or tickets) and test rows, "
+        "which knows nothing of other pre-trainings, nor, of a task with one seed, of other fine-tunings.")
 NONE_YET = "A finetune stage fills this, e.g. `mux-launch recipes/results/n2.toml`."
 
 

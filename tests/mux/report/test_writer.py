@@ -77,9 +77,10 @@ def test_what_is_missing_is_a_sentence_that_says_what_fills_it(maker, tmp_path):
         {"id": "retrieval", "kind": "retrieval", "status": "pending"}]})
     html = write([path], tmp_path / "out").read_text()
     assert "begun is running" in html
+    assert "recipes/results/n2.toml" in html  # scores
     for word in ("ensemble stage", "evaluate stage", "throughput stage", "muxology stage", "finetune"):
         assert word in html
-    assert html.count('class="missing"') == 7
+    assert html.count('class="missing"') == 8
     assert 'id="figure-pareto_glue_without_wnli_cola"' in html and 'id="figure-pareto_token"' in html  # Figure 4
 
 
