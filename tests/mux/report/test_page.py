@@ -21,8 +21,8 @@ pytestmark = pytest.mark.browser
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1300,1000")
-SECTIONS = ("runs", "pareto", "paper", "ensembling", "composition", "throughput", "muxology", "curves", "profile",
-            "diagnostics")
+SECTIONS = ("runs", "scores", "pareto", "paper", "ensembling", "composition", "throughput", "muxology", "curves",
+            "profile", "diagnostics")
 
 
 @pytest.fixture(scope="module")
