@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.ending import FAILED, REFUSED, ending
-from launcher.record import keep, values
 from mux.plan import Plan
 from mux.recipe import Problem, Refusal
 from mux.run import RunDirectory, read_results
@@ -105,6 +104,7 @@ def compare_runs(
     Example: mux runs diff runs/bert_base_n1 runs/bert_base_n2
     """
     from launcher import difference
+    from launcher.record import values
 
     with ending(REFUSED):
         one, other = existing(first), existing(second)
@@ -139,6 +139,8 @@ def keep_records(
 
     Example: mux runs keep runs/bert_base_n1 runs/bert_base_n2 --to docs/runs
     """
+    from launcher.record import keep
+
     with ending(REFUSED):
         for folder in keep([existing(path) for path in kept], to):
             print(folder)
