@@ -290,14 +290,22 @@ def test_everything_is_private_whatever_the_umask(tmp_path):
 
 
 def test_a_thread_that_waits_for_ever_does_not_keep_the_process(tmp_path):
-    """Rank 0 of two, whose other rank is gone, fails in its main thread."""
+    """Rank 0 of two, whose other rank is gone, fails in its main thread.
+
+    Not before its own share is written: torch.save in another thread aborts an interpreter that ends. A rank ends by
+    os._exit, which this does not.
+    """
     code = f"""
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from tests.mux.train.test_checkpoint import ALONE, IDENTITY, Weights
 from mux.train.checkpoint import Checkpoints
 ranks = SimpleNamespace(**vars(ALONE) | {{"size": 2}})
-Checkpoints(Path({str(tmp_path)!r}) / "checkpoints", ranks, IDENTITY, keep=2).save(Weights(), 1, {{}})
+folder = Path({str(tmp_path)!r}) / "checkpoints"
+Checkpoints(folder, ranks, IDENTITY, keep=2).save(Weights(), 1, {{}})
+while not list(folder.glob("*.part/.rank_00000.json")):
+    time.sleep(0.01)
 raise KeyError("main")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
