@@ -26,11 +26,12 @@ def of_environments(first: Mapping[str, Any], second: Mapping[str, Any]) -> list
     return [(key, _shown(old), _shown(new)) for key, old, new in differences(first, second) if key != PASSING]
 
 
-def of_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
-    """Every number that either of two results.json has, and what they say of models and status."""
+def of_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[list[Row], int]:
+    """The numbers of two results.json that differ, and how many are equal to the last bit."""
     one, other = _finals(first), _finals(second)
     keys = [*one, *(key for key in other if key not in one)]
-    return [(key, _figure(one.get(key)), _figure(other.get(key))) for key in keys]
+    rows = [(key, *_figures(one.get(key), other.get(key))) for key in keys if one.get(key) != other.get(key)]
+    return rows, len(keys) - len(rows)
 
 
 def _finals(results: Mapping[str, Any]) -> dict[str, int | float]:
@@ -42,8 +43,14 @@ def _finals(results: Mapping[str, Any]) -> dict[str, int | float]:
             if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-def _figure(value: float | None) -> str:
-    return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+def _figures(one: float | None, other: float | None) -> tuple[str, str]:
+    """Five digits, or all of them where five would look equal."""
+    short = _figure(one, ".5g"), _figure(other, ".5g")
+    return short if short[0] != short[1] else (_figure(one, ""), _figure(other, ""))
+
+
+def _figure(value: float | None, digits: str) -> str:
+    return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:{digits}}"
 
 
 def _shown(value: Any) -> str:

@@ -99,7 +99,7 @@ def compare_runs(
     first: Annotated[Path, typer.Argument(metavar="A", help="A run directory.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
 ) -> None:
-    """Show in what two runs differ: keys of their recipes, versions and commit, and their results side by side.
+    """Show in what two runs differ: keys of their recipes, versions and commit, and results; equal ones are counted.
 
     Example: mux runs diff runs/bert_base_n1 runs/bert_base_n2
     """
@@ -110,10 +110,11 @@ def compare_runs(
         one, other = existing(first), existing(second)
         titles = [path.path.name for path in (one, other)]
         titles = titles if titles[0] != titles[1] else [str(first), str(second)]
+        results, equal = difference.of_results(values(one.results), values(other.results))
         sections = {
             "recipe": difference.of_recipes(plan_of(one), plan_of(other)),
             "versions and data": difference.of_environments(values(one.environment), values(other.environment)),
-            "results": difference.of_results(values(one.results), values(other.results)),
+            "results": results,
         }
     for name, rows in sections.items():
         if not rows:
@@ -124,6 +125,8 @@ def compare_runs(
             add_row(table, *row)
         show(table)
         show("")
+    if equal:
+        show(f"results: {equal} equal to the last bit")
 
 
 @runs.command("keep")
@@ -180,8 +183,9 @@ def plain_table(*titles: str, right: Any = ()) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
+    for title in titles:  # the first names the row: searched for, copied
+        table.add_column(title, justify="right" if title in right else "left", overflow="fold",
+                         no_wrap=title == titles[0])
     return table
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import mux.model  # noqa: F401 - registers the models
+from launcher.difference import of_results
 from mux import manifest as manifests
 
 pytestmark = pytest.mark.processes
@@ -113,9 +114,17 @@ def test_two_runs_are_compared(finished, copied):
     assert ["model.N", "2", "5"] in rows and ["packages.torch", f'"{torch.__version__}"', '"1.0"'] in rows
     row = next(row for row in rows if row[:1] == ["pretrain.loss"])
     assert float(row[1]) == pytest.approx(finished.stage("pretrain")["loss"], rel=1e-4) and row[2] == "1.25"
-    assert len(rows) > 20 and not any("curve" in line for line in done.stdout.splitlines())
+    assert [row[0] for row in rows if row and row[0].startswith(("pretrain.", "retrieval."))] == ["pretrain.loss"]
     same = command(finished, "runs", "diff", finished.path, finished.path)
-    assert "recipe: no difference" in same.stdout and "versions and data: no difference" in same.stdout
+    *sections, equal = same.stdout.splitlines()
+    assert sections == [f"{name}: no difference" for name in ("recipe", "versions and data", "results")]
+    assert int(equal.split()[1]) > 20 and equal.endswith("equal to the last bit")
+
+
+def test_numbers_that_look_equal_are_told_apart():
+    one, other = ({"stages": [{"id": "pretrain", "loss": loss, "steps": 800}]} for loss in (7.34931, 7.34932))
+    assert of_results(one, other) == ([("pretrain.loss", "7.34931", "7.34932")], 1)
+    assert of_results(one, {"stages": []}) == ([("pretrain.loss", "7.3493", "–"), ("pretrain.steps", "800", "–")], 0)
 
 
 def equal(one: Path, other: Path) -> bool:
