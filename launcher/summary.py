@@ -193,8 +193,11 @@ class Summary:
 
     # --- the model ----------------------------------------------------------------------------------------
     def _use(self, width: int) -> Iterator[Text]:
-        """The last model and the Python that uses it, outside of any box, so that it can be copied."""
-        found = [(entry, model) for entry in self.stages for model in _models(entry).items()]
+        """The last model that is there and the Python that uses it, outside of any box, so that it can be copied."""
+        made = [(entry, model) for entry in self.stages for model in models(entry).items()]
+        found = [(entry, (model, task)) for entry, (model, task) in made if (self.directory / model).is_dir()]
+        if made and not found:
+            yield Text("\nIts models are not here: they were deleted, or this is a record (mux runs keep).")
         if not found:
             return
         entry, (model, task) = found[-1]
@@ -236,7 +239,7 @@ def _pipeline(entry: Entry, task: str | None) -> str:
     return "token-classification" if words else "text-classification"
 
 
-def _models(entry: Entry) -> dict[str, str | None]:
+def models(entry: Entry) -> dict[str, str | None]:
     """Model folders of a stage, relative to the run directory, and the task of each."""
     own: dict[str, str | None] = {entry["model"]: None} if isinstance(entry.get("model"), str) else {}
     return own | {row["model"]: task for task, row in _tasks(entry) if isinstance(row.get("model"), str)}

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from launcher.summary import render, show
+from launcher.summary import models, render, show
 from mux.plan import Cluster, Host, Plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -106,9 +106,22 @@ def quickstart() -> dict[str, Any]:
     return {"schema": 1, "name": "quickstart", "status": "finished", "stages": stages}
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def with_models(results: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`results`, after the folders of the models that they name are made."""
+    for entry in results.get("stages", ()):
+        for model in models(entry) if isinstance(entry, dict) else ():
+            (directory / model).mkdir(parents=True, exist_ok=True)
+    return results
+
+
 def drawn(results: dict[str, Any], width: int, directory: Path, plan: Plan = plan()) -> str:  # noqa: B008
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(render(results, plan, directory))
+    console.print(render(with_models(results, directory), plan, directory))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -156,11 +169,18 @@ def test_families() -> None:
     assert "hub:a/b, N = 1 on 2 cpu devices" in drawn(quickstart(), 120, Path("r"), hub)
 
 
-def test_the_model_is_named_as_it_is_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_model_is_named_as_it_is_from_here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     assert 'model="runs/x/finetune/model"' in drawn(quickstart(), 200, tmp_path / "runs" / "x")
-    assert 'model="/elsewhere/x/finetune/model"' in drawn(quickstart(), 200, Path("/elsewhere/x"))
+    assert f'model="{elsewhere}/x/finetune/model"' in drawn(quickstart(), 250, elsewhere / "x")
     assert 'model="a \\"b\\"/finetune/model"' in drawn(quickstart(), 200, tmp_path / 'a "b"')
+
+
+def test_a_record_says_that_it_holds_no_models(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    console.print(render(quickstart(), plan(), tmp_path))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Its models are not here" in text and "from_pretrained" not in text and "pipeline" not in text
 
 
 def test_a_run_that_was_stopped_names_what_is_missing() -> None:
@@ -261,7 +281,7 @@ def test_show_on_any_stream(encoding: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("COLUMNS", raising=False)
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    show(quickstart(), plan(), Path("r"), stream)
+    show(with_models(quickstart(), Path("r")), plan(), Path("r"), stream)
     text = raw.getvalue().decode(encoding)
     assert ("╭─ quickstart" in text) == (encoding == "utf-8") and ("±" in text) == (encoding != "ascii")
     *_, third = text.splitlines()  # there is room for the three lines as they are
