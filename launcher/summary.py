@@ -102,6 +102,8 @@ class Summary:
             if (what := self.accuracy.get(entry.get("kind", ""))) and "accuracy" in entry:
                 loss = f"loss {short(entry.get('loss'))}, {count(entry.get('steps'))} steps"
                 rows.append((stage, what, fraction(entry["accuracy"]), _number(entry.get("majority")), loss))
+                if "retrieval_accuracy" in entry and entry.get("kind") != "retrieval":
+                    rows.append((stage, self.accuracy["retrieval"], fraction(entry["retrieval_accuracy"]), "", ""))
             for task, row in _tasks(entry):
                 parts = {task: row} | {f"{task} {clean(name)}": part for name, part in _dict(row.get("also")).items()
                                        if isinstance(part, dict)}

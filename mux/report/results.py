@@ -82,6 +82,7 @@ class Stage(Entry):
     loss: Number = None
     accuracy: Number = None
     retrieval_rate: Number = None
+    retrieval_accuracy: Number = None
     curve: Curve = Curve()
     profile: dict[String, Number] = Field(default_factory=dict)  # part of a step -> seconds
     tasks: dict[String, Scores] = Field(default_factory=dict)

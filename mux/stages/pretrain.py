@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def corpus_workload(context: Context, mask_rate: float | None, retrieval_rate: f
 
 def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mask_rate: float | None,
                     retrieval_rate: float) -> None:
-    """Train on the corpus and leave `<stage>/model/`; the result's accuracy is of held-out rows, without dropout.
+    """Train on the corpus and leave `<stage>/model/`; the result's accuracies are of held-out rows, without dropout.
 
     `mask_rate`: share of the tokens that are masked or replaced; None: none are.
     """
@@ -97,7 +98,7 @@ def train_on_corpus(context: Context, stage: PretrainStage | RetrievalStage, mas
     save_model(context, engine, folder, stage.id, folder, training_texts(context.plan, stage.id))
     context.say(ModelSaved(stage=stage.id, path=str(folder)))
     result |= {"steps": stage.steps, "model": str(folder.relative_to(context.run.path))}
-    result |= held_out(context, engine, objective, questions, plan.micro_batch)
+    result |= held_out(context, engine, config, mask_rate, plan.micro_batch)
     result |= {"retrieval_rate": retrieval_rate, "curve": end.curve.columns()}
     if last := end.last:
         result |= {"instances_per_second": last.instances_per_second, "tokens_per_second": last.tokens_per_second,
@@ -137,9 +138,17 @@ def starting_model(context: Context, stage: PretrainStage | RetrievalStage, plan
 
 
 @torch.no_grad()
-def held_out(context: Context, engine: Engine, objective: Objective, questions: TextQuestions,
+def held_out(context: Context, engine: Engine, config: MuxConfig, mask_rate: float | None,
              micro_batch: int) -> dict[str, float]:
-    """Losses and accuracy over held-out rows. Every rank runs the same number of batches, as ZeRO 3 needs."""
+    """Losses and accuracies over held-out rows. Every rank runs the same number of batches, as ZeRO 3 needs.
+
+    Retrieval is measured whether it was trained or not: what a model cannot tell apart, it cannot answer apart.
+    """
+    objective = objective_of(config)
+    if config.multiplexed:
+        objective = replace(objective, weights=objective.weights | {
+            "retrieval": objective.weights.get("retrieval", 0.0)})
+    questions = questions_of(config, objective, context, mask_rate)
     corpus, ranks, N = context.corpus, context.ranks, context.recipe.model.N
     groups = min(HELD_OUT_GROUPS, len(corpus.held_out) // N)
     if groups == 0:

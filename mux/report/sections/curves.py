@@ -1,4 +1,4 @@
-"""Learning curves of every training stage, and of fine-tuning by task."""
+"""Learning curves of every training stage, and of fine-tuning by task; what pre-training came to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mux.report.measures import title
 from mux.report.results import Run
 from mux.report.scores import Curve, Number
 from mux.report.section import Section, slug
+from mux.report.tables import Table, number, text
 
 Curves = Mapping[Run, Curve]
 
@@ -29,7 +30,22 @@ def section(runs: Sequence[Run]) -> Section:
     return Section("curves", "Learning curves",
                    "Loss and accuracy in training, by optimizer step: accuracy of the tokens, or rows, of the batch.",
                    "No training stage has written a curve yet: retrieval, pretrain and finetune do when they are done.",
-                   drawings)
+                   drawings, tables=[learnt] if (learnt := _pretrained(runs)).rows else [])
+
+
+def _pretrained(runs: Sequence[Run]) -> Table:
+    rows = [[text(run.label), number(run.model.N), text(stage.id), number(stage.steps), number(stage.retrieval_rate, 2),
+             number(stage.loss, 2), number(_percent(stage.accuracy), 1), number(_percent(stage.retrieval_accuracy), 1)]
+            for run in runs for stage in run.stages("retrieval", "pretrain") if stage.loss is not None]
+    return Table("pretraining", "Before fine-tuning", ["run", "N", "stage", "steps", "retrieval rate", "loss",
+                                                       "accuracy %", "tokens found again %"], rows,
+                 note="Of held-out rows at the stage's end: loss and accuracy of what it trains (masked or replaced "
+                      "tokens, in retrieval the tokens themselves), and how many of a group's own tokens its "
+                      "demultiplexer still finds.")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _drawing(name: str, heading: str, curves: Curves) -> Drawing:

@@ -50,12 +50,10 @@ def described(model: Model) -> str:
 
 def _stages(runs: Sequence[Run]) -> Table:
     rows = [[text(run.label), text(stage.id), text(stage.kind), text(stage.status),
-             number(stage.seconds), number(stage.steps), number(stage.loss, 3),
-             number(None if stage.accuracy is None else 100 * stage.accuracy, 1), text(_chosen(stage))]
+             number(stage.seconds), number(stage.steps), text(_chosen(stage))]
             for run in runs for stage in run.results.stages]
-    return Table("stages", "Stages", ["run", "stage", "kind", "status", "seconds", "steps", "loss", "accuracy %",
-                                      "chosen on"], rows, folded=True,
-                 note="Loss and accuracy of retrieval and pre-training: of the tokens asked for, in held-out rows.")
+    return Table("stages", "Stages", ["run", "stage", "kind", "status", "seconds", "steps", "chosen on"], rows,
+                 folded=True)
 
 
 def _chosen(stage: Stage) -> str:
