@@ -142,6 +142,9 @@ def test_every_kind_of_mux_model_learns(kind, trained):
     if "evaluate" in stages:
         again = run.stage("evaluate")["compositions"]["random"]["tasks"]["topic"]
         assert again["tickets"] == run.stage("topic")["tasks"]["topic"]["tickets"]
+    if "pretrain" in stages:  # trained or not
+        found = run.stage("pretrain").get("retrieval_accuracy")
+        assert found is None if values.get("model.N") == 1 else 0 < found < 1
     if "pretrain" in stages and values.get("model.family") == "electra":
         assert 0.65 < run.stage("pretrain")["majority"] < 0.8  # three in ten tokens are replaced, special ones never
     if stages == "retrieval pretrain":
