@@ -168,9 +168,8 @@ def _finetune(recipe: Recipe, stage: FinetuneStage, key: Path) -> Iterator[Findi
             yield Finding((*key, "steps"), f"are needed: task {shown(task)} says none of its own",
                           "write steps = 1_000, say, or a table of them by task", (*key, "tasks", index))
     for task in stage.steps if isinstance(stage.steps, dict) else ():
-        if task not in stage.tasks:
-            yield Finding((*key, "steps", task), "is no task of this stage",
-                          did_you_mean(task, stage.tasks, "its tasks"))
+        if task not in names:  # a recipe that trains fewer of its parent's tasks need not say the steps anew
+            yield Finding((*key, "steps", task), "is no known task", did_you_mean(task, names, "tasks"))
     if stage.teacher is not None:
         yield from grammar.misspelt((*key, "teacher"), stage.teacher, grammar.teacher)
     for name in ("teacher_rate", "temperature"):

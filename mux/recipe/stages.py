@@ -99,7 +99,7 @@ class FinetuneStage(TrainingStage):
 
     kind: Literal["finetune"]
     tasks: Texts
-    steps: Count | dict[str, Count] | None = None  # None or a task not named: the task's own (Table 8)
+    steps: Count | dict[str, Count] | None = None  # None or a task not named: its own (Table 8)
     batch: Count = 32
     learning_rate: Positive = 5e-5
     warmup_fraction: Rate = 0.1

@@ -69,6 +69,13 @@ def test_before_moves_a_stage_of_the_base(folder: Any) -> None:
     assert isinstance(recipe.stages[0], RetrievalStage) and recipe.stages[0].steps == 5
 
 
+def test_the_steps_of_a_parent_may_name_tasks_that_a_child_leaves_out(folder: Any) -> None:
+    both = 'tasks = ["topic", "sst2"]\nsteps = {topic = 7, sst2 = 8}'
+    folder.write("base.toml", folder.changed(('tasks = ["topic"]', both)))
+    recipe = folder.load('extends = "base.toml"\n[[stages]]\nid = "finetune"\ntasks = ["sst2"]\n').recipe
+    assert next(stage.steps for stage in recipe.stages if stage.id == "finetune") == {"topic": 7, "sst2": 8}
+
+
 def test_drop_removes_stages_of_the_base(folder: Any) -> None:
     recipe = folder.load('extends = "small.toml"\ndrop = ["ensemble", "pretrain"]\n').recipe
     assert ids(recipe) == ["finetune"]

@@ -207,7 +207,7 @@ def test_two_keys_of_one_table_are_wrong(folder: Any) -> None:
         ('tasks = ["topic"]', 'tasks = ["topic", "topic"]',
          'x.toml:22: stages.finetune.tasks[1]: "topic" is there twice'),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nsteps = {topics = 3}', "x.toml:23: stages.finetune.steps.topics: "
-         'is no task of this stage\n    did you mean "topic"?'),
+         'is no known task\n    did you mean "topic"?'),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nsearch.batch = []', "x.toml:23: stages.finetune.search.batch: "
          "is empty\n    leave it out to search nothing"),
         ('tasks = ["topic"]', 'tasks = ["topic"]\nseeds = [0, 0]',
