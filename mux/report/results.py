@@ -164,10 +164,6 @@ class Run:
         return _date(self.starts[0][0]) if self.starts else ""
 
     @property
-    def ended(self) -> str:
-        return _date(self.starts[-1][1]) if self.starts else ""
-
-    @property
     def seconds(self) -> float | None:
         """The wall time of all starts."""
         return sum(end - begin for begin, end in self.starts) if self.starts else None
