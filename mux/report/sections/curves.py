@@ -12,7 +12,7 @@ from mux.report.measures import title
 from mux.report.results import Run
 from mux.report.scores import Curve, Number
 from mux.report.section import Section, slug
-from mux.report.tables import Table, number, text
+from mux.report.tables import Table, number, spread, text
 
 Curves = Mapping[Run, Curve]
 
@@ -35,17 +35,13 @@ def section(runs: Sequence[Run]) -> Section:
 
 def _pretrained(runs: Sequence[Run]) -> Table:
     rows = [[text(run.label), number(run.model.N), text(stage.id), number(stage.steps), number(stage.retrieval_rate, 2),
-             number(stage.loss, 2), number(_percent(stage.accuracy), 1), number(_percent(stage.retrieval_accuracy), 1)]
+             number(stage.loss, 2), spread(stage.accuracy, None), spread(stage.retrieval_accuracy, None)]
             for run in runs for stage in run.stages("retrieval", "pretrain") if stage.loss is not None]
     return Table("pretraining", "Before fine-tuning", ["run", "N", "stage", "steps", "retrieval rate", "loss",
                                                        "accuracy %", "tokens found again %"], rows,
                  note="Of held-out rows at the stage's end: loss and accuracy of what it trains (masked or replaced "
                       "tokens, in retrieval the tokens themselves), and how many of a group's own tokens its "
                       "demultiplexer still finds.")
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def _drawing(name: str, heading: str, curves: Curves) -> Drawing:
