@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mux.recipe import document, overrides, positions
+from mux.recipe import bases, overrides, positions
 from mux.recipe.document import Document
 from mux.recipe.draft import MAX_DEPTH, Draft, Label, Layer
-from mux.recipe.refusal import Problem, Refusal
+from mux.recipe.refusal import Problem
 from mux.recipe.wording import did_you_mean, dotted, shown
-
-MAX_FILES = 20  # that extend each other
 
 
 def draft(path: Path, changes: Sequence[str]) -> Draft:
     """The recipe of a file, of all it extends, and of the texts of `--set`. Refuses what cannot be read."""
-    files = _chain(path)
-    made = Draft(files[0])
-    for file in reversed(files):
-        made.lay(_layer(file, made, is_base=file is files[-1]))
+    files = bases.read(path)
+    made = Draft(files[-1])
+    for file in files:
+        made.lay(_layer(file, made))
     made.lay(_set(changes, made))
     return made
 
 
-def _chain(path: Path) -> list[Document]:
-    """A recipe file and the ones it extends, the last of which extends none."""
-    files = [document.read(path)]
-    seen = [os.path.realpath(path)]
-    while "extends" in files[-1].values:
-        child = files[-1]
-        base = child.values["extends"]
-        place = Problem("", "extends", child.where(("extends",)))
-        if not isinstance(base, str) or not base:
-            message = f"must be the path of a recipe, from the folder of this one; it is {shown(base)}"
-            raise Refusal(Problem(message, place.key, place.where))
-        files.append(document.read(child.path.parent / base, named_by=place))
-        real = os.path.realpath(files[-1].path)
-        if real in seen:
-            circle = " -> ".join(document.shown_path(file.path) for file in files[seen.index(real) :])
-            raise Refusal(Problem(f"goes round in a circle: {circle}", place.key, place.where))
-        seen.append(real)
-        if len(files) > MAX_FILES or sum(len(file.text) for file in files) > document.MAX_BYTES:
-            message = f"is one base too many: with all they extend, recipes are at most {MAX_FILES} files " \
-                      f"and {document.MAX_BYTES:_} bytes"
-            raise Refusal(Problem(message, place.key, place.where))
-    return files
-
-
-def _layer(file: Document, made: Draft, is_base: bool) -> Layer:
+def _layer(file: Document, made: Draft) -> Layer:
     """What a file says; what is wrong with its `drop`, `before` and ids goes to the draft's problems."""
     values = {key: value for key, value in file.values.items() if key not in ("extends", "drop")}
+    is_base = "extends" not in file.values
     layer = Layer(values, {})
     labels = _label_stages(values, file, made)
     for path in file.lines:

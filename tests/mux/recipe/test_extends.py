@@ -153,6 +153,29 @@ def test_bases_of_bases_are_found_from_the_file_that_names_them(folder: Any) -> 
     assert loaded.text == 'extends = "lib/a.toml"\nname = "x"\n'
 
 
+def test_of_several_bases_the_later_stands_and_a_file_counts_once(folder: Any) -> None:
+    """Two children of one base are two experiments: together they are both, not the last and its base again."""
+    folder.write("deep.toml", 'extends = "small.toml"\n[model]\nN = 3\n[corpus]\nsequence_length = 64\n')
+    folder.write("dry.toml", 'extends = "small.toml"\ndrop = ["ensemble"]\n[model]\ndropout = 0.2\nN = 5\n')
+    both = folder.load('extends = ["deep.toml", "dry.toml"]\nname = "x"\n')
+    assert (both.recipe.model.N, both.recipe.model.dropout, both.recipe.corpus.sequence_length) == (5, 0.2, 64)
+    assert "ensemble" not in [stage.id for stage in both.recipe.stages]
+    assert both.provenance["corpus.sequence_length"] == "deep.toml:5" and both.provenance["model.N"] == "dry.toml:5"
+    other = folder.load('extends = ["dry.toml", "deep.toml", "./dry.toml"]\nname = "x"\n')
+    assert (other.recipe.model.N, other.recipe.model.dropout, other.recipe.corpus.sequence_length) == (3, 0.2, 64)
+
+
+def test_bases_have_an_end(folder: Any) -> None:
+    for index in range(25):
+        folder.write(f"b{index}.toml", f'extends = ["small.toml", "b{index + 1}.toml"]\n')
+    assert folder.refusal('extends = "b0.toml"\n').startswith(
+        "b17.toml:1: extends[1]: is one base too many: with all they extend, recipes are at most 20 files")
+    folder.write("b2.toml", 'extends = "small.toml"\n')
+    assert folder.load('extends = ["b0.toml", "b1.toml", "b2.toml"]\nname = "x"\n').recipe.name == "x"
+    told = folder.refusal(f"extends = {['small.toml'] * 21}\n")
+    assert told.startswith("x.toml:1: extends[20]: is one base too many")
+
+
 def test_what_was_replaced_is_forgotten(folder: Any) -> None:
     """The places of a table's keys do not outlive the table."""
     table = "size = {layers = 4, hidden = 64, heads = 2, intermediate = 128}"
@@ -162,12 +185,20 @@ def test_what_was_replaced_is_forgotten(folder: Any) -> None:
     assert told == "x.toml:2: model.size.hidden: is missing"
 
 
+NO_PATH = "must be the path of a recipe, from the folder of this one, or an array of such paths; it is"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ('extends = "smal.toml"\n', "x.toml:1: extends: smal.toml: no such file\n    did you mean small.toml?"),
-        ('\nextends = ""\n', 'x.toml:2: extends: must be the path of a recipe, from the folder of this one; it is ""'),
-        ("extends = [1]\n", "x.toml:1: extends: must be the path of a recipe, from the folder of this one; it is [1]"),
+        ('\nextends = ""\n', f'x.toml:2: extends: {NO_PATH} ""'),
+        ("extends = []\n", f"x.toml:1: extends: {NO_PATH} []"),
+        ("extends = 1\n", f"x.toml:1: extends: {NO_PATH} 1"),
+        ('extends = [\n"small.toml",\n1]\n', f"x.toml:3: extends[1]: {NO_PATH} 1"),
+        ('extends = ["small.toml", "smal.toml"]\n',
+         "x.toml:1: extends[1]: smal.toml: no such file\n    did you mean small.toml?"),
+        ('extends = ["small.toml", "x.toml"]\n', "x.toml:1: extends[1]: goes round in a circle: x.toml -> x.toml"),
         ('extends = "x.toml"\n', "x.toml:1: extends: goes round in a circle: x.toml -> x.toml"),
         ('extends = "lib/up.toml"\n',
          "lib/up.toml:1: extends: goes round in a circle: x.toml -> lib/up.toml -> lib/../x.toml"),

@@ -14,6 +14,7 @@ from mux.recipe.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+RESULTS = sorted((ROOT / "recipes/results").glob("*.toml"))
 TOP = [path for path in RECIPES if path.parent.name == "recipes"]
 FAMILY = [(size, N) for size in ("SMALL", "BASE", "LARGE") for N in (1, 2, 5, 10)]
 
@@ -105,7 +106,7 @@ def changes(base: str, name: str) -> dict[str, object]:
     """Dotted key -> its value in recipe `name`, where that differs from the one of recipe `base`."""
     one, other = (resolved(load(ROOT / f"recipes/{recipe}.toml").recipe) for recipe in (base, name))
     found = {key: new for key, _, new in differences(one, other)}
-    assert found.pop("name") == name
+    assert found.pop("name") == name.replace("/", "_")
     return found
 
 
@@ -149,6 +150,17 @@ def test_the_baselines_of_table_2_are_fine_tuned_and_timed_as_bert_is(name: str,
     assert found.pop("engine.precision", "bf16") == "bf16"
     assert found == {"model.family": "hub", "model.source": source, "tokenizer.source": source,
                      "stages.pretrain": None}
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_have_twins_that_differ_in_where_things_come_from(path: Path) -> None:
+    found = changes(f"results/{path.stem}", f"results/hub/{path.stem}")
+    wikitext = "hub:Salesforce/wikitext/wikitext-103-raw-v1"
+    assert found.pop("tokenizer.source") == "hub:google-bert/bert-base-uncased"
+    assert found.pop("corpus.sources") == [f"{wikitext}:train"] and found.pop("tasks.root") == "hub"
+    assert found.pop("stages.muxology.corpus", None) in (f"{wikitext}:validation", None)
+    assert all(key.endswith((".from", ".teacher")) and new.startswith("run:runs/results_hub_")
+               for key, new in found.items())  # of another run: the twin of that run
 
 
 def test_steps_of_table_8() -> None:
