@@ -11,18 +11,17 @@ from rich.text import Text
 
 from launcher.dashboard.figures import clean, count, decimal, fraction, short
 from launcher.dashboard.rows import BAD, DIM
+from launcher.dashboard.terminal import table_console
 from mux.recipe.wording import printable
 
 if TYPE_CHECKING:
     from mux.report.choice import Choice, Condition
     from mux.report.points import Point
 
-PIPE_COLUMNS = 1_000  # of a pipe or a file: nothing is wrapped
-
 
 def show(choices: Sequence[Choice], stream: TextIO) -> None:
     """Print all choices. Text from runs is never read as markup or as a terminal escape."""
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else PIPE_COLUMNS)
+    console = table_console(stream)
     for choice in choices:
         asked = ", ".join(bound(condition, choice.metric) for condition in choice.conditions)
         console.print(Text.assemble((f"{clean(choice.task)}: {asked}", "bold"), (f"  ({measured(choice)})", DIM)))

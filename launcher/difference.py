@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from mux.recipe.wording import dotted
 Row = tuple[str, str, str]
 NONE = "–"
 PASSING = "time"  # of an environment: differs between any two runs
+_HASH = re.compile(r"([0-9a-f]{12})[0-9a-f]{28,}(\+?)")  # more digits tell the eye nothing, and + is a changed tree
 
 
 def of_recipes(first: Plan, second: Plan) -> list[Row]:
@@ -22,8 +24,9 @@ def of_recipes(first: Plan, second: Plan) -> list[Row]:
 
 
 def of_environments(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
-    """Versions, commit, host and hashes of the data, where they differ."""
-    return [(key, _shown(old), _shown(new)) for key, old, new in differences(first, second) if key != PASSING]
+    """Versions, commit, host and hashes of the data, where they differ (of hashes twelve digits)."""
+    found = differences(first, second)
+    return [(key, _shown(_cut(old)), _shown(_cut(new))) for key, old, new in found if key != PASSING]
 
 
 def of_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[list[Row], int]:
@@ -51,6 +54,11 @@ def _figures(one: float | None, other: float | None) -> tuple[str, str]:
 
 def _figure(value: float | None, digits: str) -> str:
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:{digits}}"
+
+
+def _cut(value: Any) -> Any:
+    found = _HASH.fullmatch(value) if isinstance(value, str) else None
+    return found[1] + found[2] if found else value
 
 
 def _shown(value: Any) -> str:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from launcher import errands, preflight, process
+from launcher.dashboard.terminal import table_console
 from launcher.directory import QUESTION
 from launcher.errands import Errand
 from launcher.host_checks import CHECKS, Asked, Reply, Seen, last_line, unreached
@@ -36,7 +36,6 @@ from mux.run import RunDirectory, write_text
 ANSWER_SECONDS = 60.0  # Python starts slowly where a shared disk is busy
 HANDSHAKE_SECONDS = 60.0  # after torch is imported, which may take as long
 PORTS_TRIED = 8
-PIPE_COLUMNS = 1_000  # of a pipe or a file: nothing is wrapped
 NARROW_COLUMNS = 90  # fewer have no room for a column a check
 
 
@@ -101,7 +100,7 @@ def inspect(cluster: Cluster, run: RunDirectory, bytes_needed: int, rendezvous: 
 
 def show(inspection: Inspection, stream: TextIO) -> None:
     """Print the table: as wide as the terminal, in a pipe a line a host."""
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else PIPE_COLUMNS)
+    console = table_console(stream)
     console.print(inspection.table(console.width))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,11 +200,10 @@ def add_row(table: Table, *cells: object) -> None:
 
 
 def show(what: Table | str) -> None:
-    from rich.console import Console
-
     from launcher.dashboard.figures import clean
+    from launcher.dashboard.terminal import table_console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = table_console(sys.stdout)
     console.print(clean(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
 
 

@@ -1,4 +1,4 @@
-"""rich's console with two habits changed: whose size it asks for, and what it does on a closed pipe."""
+"""rich's console with two habits changed: whose size it asks for, and what it does on a closed pipe; one for tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import TextIO
 from rich.console import Console, ConsoleDimensions
 
 PIPE_COLUMNS = 120  # of a file, a pipe or a CI log, which wrap nothing
+TABLE_COLUMNS = 1_000  # the same of a table: a line a row, for grep and awk
+
+
+def table_console(stream: TextIO) -> Console:
+    """As wide as the terminal; in a pipe or a file as wide as the table, or as COLUMNS."""
+    unlimited = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=TABLE_COLUMNS if unlimited else None)
 
 
 class Terminal(Console):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import mux.model  # noqa: F401 - registers the models
-from launcher.difference import of_results
+from launcher.difference import of_environments, of_results
 from mux import manifest as manifests
 
 pytestmark = pytest.mark.processes
@@ -24,7 +24,9 @@ ALONE = "tests/recipes/pretrain_alone.toml"
 
 
 def command(run, *words, columns=100):
-    environment = run.environment | {"COLUMNS": str(columns)}
+    environment = {name: value for name, value in run.environment.items() if name != "COLUMNS"}
+    if columns is not None:
+        environment["COLUMNS"] = str(columns)
     return subprocess.run([MUX, *map(str, words)], capture_output=True, text=True, timeout=120, env=environment)
 
 
@@ -125,6 +127,24 @@ def test_numbers_that_look_equal_are_told_apart():
     one, other = ({"stages": [{"id": "pretrain", "loss": loss, "steps": 800}]} for loss in (7.34931, 7.34932))
     assert of_results(one, other) == ([("pretrain.loss", "7.34931", "7.34932")], 1)
     assert of_results(one, {"stages": []}) == ([("pretrain.loss", "7.3493", "–"), ("pretrain.steps", "800", "–")], 0)
+
+
+def test_of_hashes_what_the_eye_compares():
+    one, other = ({"commit": digit * 40 + dirty, "data": {"task ner": digit * 64}, "host": "n"}
+                  for digit, dirty in (("a", ""), ("b", "+")))
+    assert of_environments(one, other) == [
+        ("commit", '"aaaaaaaaaaaa"', '"bbbbbbbbbbbb+"'), ("data.\"task ner\"", '"aaaaaaaaaaaa"', '"bbbbbbbbbbbb"')]
+    (row,) = of_environments({"commit": "a" * 40}, {"commit": "a" * 40 + "+"})  # the same commit, but a changed tree
+    assert row == ("commit", '"aaaaaaaaaaaa"', '"aaaaaaaaaaaa+"')
+
+
+def test_in_a_pipe_a_row_is_a_line(finished, copied):
+    environment = json.loads((copied / "environment.json").read_text())
+    environment["processors"] = "a processor of many words " * 10
+    (copied / "environment.json").write_text(json.dumps(environment))
+    done = command(finished, "runs", "diff", finished.path, copied, columns=None)
+    row, = (line for line in done.stdout.splitlines() if line.startswith("processors"))
+    assert row.rstrip().endswith('of many words "') and row.count("of many words") == 10
 
 
 def equal(one: Path, other: Path) -> bool:
