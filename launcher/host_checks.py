@@ -11,7 +11,7 @@ from typing import Literal
 
 from launcher.probe import Answer, Installed
 from mux.plan import Host
-from mux.recipe.wording import printable
+from mux.recipe.wording import printable, short_commit
 
 MOST_SKEW_SECONDS = 5.0
 GB = 1e9
@@ -55,9 +55,10 @@ def _versions(reply: Reply, asked: Asked) -> Seen:
 
 def _commit(reply: Reply, asked: Asked) -> Seen:
     there, here = reply.answer.installed, asked.installed
-    cell = (there.commit or "none")[:7]
+    cell = short_commit(there.commit or "none")
     if there.commit and here.commit and there.commit != here.commit:
-        return Seen(cell, (f"its project is at commit {there.commit[:12]}, the launcher's at {here.commit[:12]}",))
+        own = short_commit(here.commit)
+        return Seen(cell, (f"its project is at commit {cell}, the launcher's at {own}",))
     if there.code != here.code:
         return Seen(cell, ("its project's files differ from the launcher's",))
     return Seen(cell)

@@ -38,6 +38,7 @@ class Draft:
         self.origins: dict[positions.Path, str] = {}
         self.problems: list[Problem] = []
         self.more = 0  # problems that nobody wants to read, too
+        self._dropped: dict[str, str | None] = {}  # stage -> the file and line that dropped it
         self._gone: set[positions.Path] = set()  # what a layer has replaced: origins of this and all in it are old
 
     @property
@@ -75,6 +76,7 @@ class Draft:
     # --- laying ---------------------------------------------------------------------------------------------
     def lay(self, layer: Layer) -> None:
         self._drop(layer)
+        self._refuse_dropped(layer)
         self._replace_changed_kinds(layer.values.get("stages", {}))
         self._merge(self.values, layer.values, ())
         self._forget()
@@ -85,13 +87,24 @@ class Draft:
 
     def _drop(self, layer: Layer) -> None:
         for index, stage in enumerate(layer.drop):
+            where = layer.origins.get(("drop", index)) or layer.origins.get(("drop",))
             if stage in self.stages:
                 del self.stages[stage]
                 self._gone.add(("stages", stage))
-            else:
-                where = layer.origins.get(("drop", index)) or layer.origins.get(("drop",))
+                self._dropped[stage] = where
+            elif stage not in self._dropped:  # two bases may both do without a stage
                 hint = did_you_mean(stage, self.ids(), "stages of the base")
                 self.problem(("drop",), f"{shown(stage)} is no stage of the base", hint, where)
+
+    def _refuse_dropped(self, layer: Layer) -> None:
+        """A base that changes a stage which another base dropped: what is left of the stage is none."""
+        stages = layer.values.get("stages", {})
+        for label in [label for label in stages if label in self._dropped and label not in self.stages]:
+            if "kind" not in stages[label]:
+                del stages[label]
+                self.problem(("stages", label), f"was dropped in {self._dropped[label]}",
+                             "give it a kind of its own, or have extends name the file that drops it last",
+                             layer.origins.get(("stages", label)))
 
     def _replace_changed_kinds(self, stages: dict[Label, dict[str, Any]]) -> None:
         """A stage of another kind takes over the place and the id, but no key, of the stage it stands for."""

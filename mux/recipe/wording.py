@@ -15,6 +15,11 @@ _SHOWN_PARTS, _SHOWN_LETTERS = 8, 60  # of a key or value that nobody wants to r
 _COMPARED = 300  # options; comparing with more takes long
 
 
+def short_commit(commit: str) -> str:
+    """Seven digits, and the "+" of a checkout that differed from it."""
+    return commit[:7] + "+" * commit.endswith("+")
+
+
 def dotted(path: Path) -> str:
     """`stages.pretrain.adam_betas[0]`; parts are quoted where TOML needs it, and endless keys are cut."""
     if len(path) > _SHOWN_PARTS:

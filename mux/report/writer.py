@@ -61,6 +61,7 @@ def write(runs: Sequence[Path], out: Path, progress: Progress = lambda done, tot
 
 def fill(runs: Sequence[Path], page: Path, progress: Progress = lambda done, total, what: None) -> Path:
     """Fill the blocks of a page that people write (`mux.report.page`); returns the page. Raises as `write` does."""
+    pages.read(Path(page))  # what is wrong with it is said before anything is drawn
     return pages.fill(Path(page), built(runs, progress)[1])
 
 

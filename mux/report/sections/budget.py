@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mux.recipe.wording import short_commit
 from mux.report.paper import paper
 from mux.report.results import Run
 from mux.report.standing import published
@@ -34,12 +35,16 @@ def _row(run: Run) -> list[Cell]:
             number(tokens / 1e6, 1), text(", ".join(dict.fromkeys(tuned))), text(_range(seeds)),
             number(len(run.starts)), text(_duration(run.seconds)),
             text((on_cpu and run.environment.processors) or run.device),
-            text(short(run.environment.commit or ""))]
+            text(short_commit(run.environment.commit or ""))]
 
 
 def _elsewhere(run: Run) -> str:
     """Where a model was pre-trained that was not pre-trained here."""
-    return "by the paper's authors" if published(run) else "elsewhere" if run.model.family == "hub" else "none"
+    if published(run):
+        return "by the paper's authors"
+    if run.model.family == "hub":
+        return "elsewhere"
+    return next((stage.source for stage in run.plan.stages if stage.source and stage.source.startswith("run:")), "none")
 
 
 def _paper() -> list[Cell]:
@@ -48,11 +53,6 @@ def _paper() -> list[Cell]:
     return [text("the paper"), text(f"{asked['steps']:,}"), text(f"N × {texts:,}"),
             text(f"N × {texts * asked['sequence_length'] / 1e6:,.1f}"), text(_range(tuned["steps"].values())),
             text("1"), text(""), text(""), text("8 A100"), text("")]
-
-
-def short(commit: str) -> str:
-    """Seven digits, and the "+" of a checkout that differed from it."""
-    return commit[:7] + "+" * commit.endswith("+")
 
 
 def _range(counts: Iterable[int | None]) -> str:

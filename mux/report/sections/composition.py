@@ -128,9 +128,9 @@ def _table(found: Found) -> Table:
             for composition, scores in compositions.items():
                 one = counted(task, scores)
                 rows.append([text(title(task)), text(run.label), text(composition), spread(one.mean, one.std, 2),
-                             number(_points(one.mean, base.mean), 2), number(_percent(one.max), 2),
-                             number(_percent(one.min), 2), number(len(scores.tickets)),
-                             number(_percent(scores.padding), 1), number(scores.instances_per_second)])
+                             number(_points(one.mean, base.mean), 2), spread(one.max, None, 2),
+                             spread(one.min, None, 2), number(len(scores.tickets)),
+                             spread(scores.padding, None), number(scores.instances_per_second)])
     return Table("composition", "By task",
                  ["task", "run", "composition", "%", "over random, points", "best ticket %", "worst ticket %",
                   "tickets", "padding %", "instances/s"], rows, folded=True,

@@ -41,7 +41,8 @@ def _pretrained(runs: Sequence[Run]) -> Table:
                                                        "accuracy %", "tokens found again %"], rows,
                  note="Of held-out rows at the stage's end: loss and accuracy of what it trains (masked or replaced "
                       "tokens, in retrieval the tokens themselves), and how many of a group's own tokens its "
-                      "demultiplexer still finds.")
+                      "demultiplexer still finds, of whole rows in retrieval; in pre-training of rows a part of whose "
+                      "tokens is masked or replaced, so that fewer can be found.")
 
 
 def _drawing(name: str, heading: str, curves: Curves) -> Drawing:

@@ -14,7 +14,7 @@ from mux.report.points import estimate, own_row
 from mux.report.results import Run
 from mux.report.scores import Scores
 from mux.report.section import Section
-from mux.report.tables import MINUS, NONE, Cell, Table, number, text
+from mux.report.tables import MINUS, NONE, Cell, Table, number, spread, text
 
 LEAD = ("Mean ± one standard deviation over seeds, or over tickets where there is one seed; then the difference from "
         "{base}, in brackets if within noise: the 95 % interval of Student's t over seeds (or tickets) and test rows, "
@@ -83,7 +83,7 @@ def _order(task: str) -> tuple[int, str]:
 def _cell(score: Score | None, base: Score | None) -> Cell:
     if score is None:
         return Cell(NONE)
-    words = f"{100 * score.mean:.1f}" + ("" if score.spread is None else f" ±{100 * score.spread:.1f}")
+    words = spread(score.mean, score.spread).text
     if base is not None:
         difference = score.mean - base.mean
         signed = f"{100 * difference:+.1f}"

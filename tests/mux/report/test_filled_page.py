@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from mux.report import writer
 from mux.report.page import fill
 from mux.report.results import read_runs
 from mux.report.sections import pareto, scores
@@ -23,6 +24,7 @@ Between.
 <!-- end of report -->
 The end.
 """
+GOOD = "<!-- report scores -->\n<!-- end of report -->\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,9 @@ def test_blocks_are_filled_and_the_rest_stays(sections, tmp_path):
     ("\n<!-- report scorse -->\n<!-- end of report -->\n", ":2: the report has no 'scorse'; did you mean \"scores\"?"),
     ("<!-- report scores -->\n", ":1: no line <!-- end of report --> ends"),
     ("<!-- report scores -->\n<!-- report pareto -->\n<!-- end of report -->\n", ":1: no line <!-- end of report -->"),
+    (GOOD + "<!--report figure pareto_sst2-->\n", ":3: '<!--report figure pareto_sst2-->' begins or ends no block"),
+    (GOOD + "  <!-- report figure pareto_sst2 -->\n", ":3: '<!-- report figure pareto_sst2 -->' begins or ends no block"),
+    (GOOD + "<!-- End of report -->\n", ":3: '<!-- End of report -->' begins or ends no block"),
     (None, "no such file"),
 ])
 def test_a_page_that_cannot_be_filled_is_left_as_it_is(sections, tmp_path, page, says):
@@ -84,3 +89,23 @@ def test_figures_do_not_replace_a_whole_report(sections, tmp_path):
     with pytest.raises(ValueError, match="the folder of a whole report"):
         fill(tmp_path / "report.md", sections)
     assert (tmp_path / "report.md").read_text() == PAGE and (tmp_path / "report" / "index.html").read_text() == "mine"
+
+
+def test_a_byte_order_mark_stays_where_it_is(sections, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("\ufeff<!-- report scores -->\n<!-- end of report -->\n")
+    assert fill(page, sections).read_text().startswith("\ufeff<!-- report scores -->\n\n")
+
+
+def test_a_page_without_a_suffix_has_its_figures_in_a_folder_of_another_name(sections, tmp_path):
+    page = tmp_path / "page"
+    page.write_text(PAGE)
+    (figure,) = re.findall(r"!\[.*\]\((.*)\)", fill(page, sections).read_text())
+    assert figure == "page_report/figures/pareto_sst2.svg" and (tmp_path / figure).exists()
+
+
+def test_a_page_that_is_none_is_refused_before_anything_is_drawn(tmp_path):
+    (tmp_path / "loop.md").symlink_to("loop.md")
+    for page, says in (("none.md", "no such file"), ("loop.md", "cannot be read")):
+        with pytest.raises(ValueError, match=says):
+            writer.fill([], tmp_path / page, pytest.fail)
