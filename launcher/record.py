@@ -45,6 +45,9 @@ def contents(run: RunDirectory) -> dict[str, str]:
     if status not in ENDED:
         raise Refusal(Problem(f"the run is {status}; its record is kept when it has finished", where=str(run.path),
                               hint="the command that started it goes on with it"))
+    for path in (run.plan, run.environment, run.events):
+        if not path.is_file():
+            raise Refusal(Problem("is not there: what the run was cannot be kept", where=str(path)))
     try:
         recipe = run.recipe.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -66,8 +69,10 @@ def keep(runs: Sequence[RunDirectory], to: Path) -> list[Path]:
     """Write the records of runs into folders of their names in `to`, over earlier ones; returns those folders.
 
     Raises Refusal, with nothing written, for a run that has no record, for two runs of one name, and where a folder
-    holds something else than a record.
+    holds something else than a record, or the record of a run of another name.
     """
+    if to.exists() and not to.is_dir():
+        raise Refusal(Problem("is no folder", where=str(to), hint="name one; it is made if it is not there"))
     records: dict[Path, dict[str, str]] = {}
     for run in runs:
         folder = to / Path(os.path.normpath(run.path)).name
@@ -77,6 +82,10 @@ def keep(runs: Sequence[RunDirectory], to: Path) -> list[Path]:
         if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {
                 *records[folder], *BESIDE}):
             raise Refusal(Problem("is no record of a run: it holds other files", where=str(folder),
+                                  hint="move it away, or name another folder"))
+        was, name = (values(path).get("name") for path in (folder / run.results.name, run.results))
+        if was not in (None, name):
+            raise Refusal(Problem(f"is the record of another run, {was}, and {run.path} is {name}", where=str(folder),
                                   hint="move it away, or name another folder"))
     for folder, files in records.items():
         for name, content in files.items():

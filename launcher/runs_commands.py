@@ -184,9 +184,8 @@ def plain_table(*titles: str, right: Any = ()) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in titles:  # the first names the row: searched for, copied
-        table.add_column(title, justify="right" if title in right else "left", overflow="fold",
-                         no_wrap=title == titles[0])
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
     return table
 
 

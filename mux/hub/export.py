@@ -66,6 +66,9 @@ def find_model(source: str, stage: str | None = None, task: str | None = None) -
         models = run_models(results)
     except (TypeError, AttributeError, KeyError):
         raise ValueError(f"{path / 'results.json'} is not what a run writes") from None
+    if models and not any((path / model).is_dir() for _, _, model in models):
+        raise ValueError(f"{path} holds none of its models: they were deleted, or this is a record (mux runs keep); "
+                         "its recipe trains them again")
     kinds = {entry["id"]: entry["kind"] for entry in results["stages"]}
     last = next((of for of, _, _ in reversed(models) if kinds[of] == "finetune"), models[-1][0] if models else None)
     found = [model for model in models if model[0] == (stage or last) and task in (None, model[1])]

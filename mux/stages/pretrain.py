@@ -142,8 +142,8 @@ def held_out(context: Context, engine: Engine, config: MuxConfig, mask_rate: flo
              micro_batch: int) -> dict[str, float]:
     """Losses and accuracies over held-out rows. Every rank runs the same number of batches, as ZeRO 3 needs.
 
-    Retrieval is measured whether it was trained or not, of the rows as the stage reads them: what stood where `mask_rate`
-    of their tokens are masked or replaced can only be guessed, so that the number is lower than of whole rows. Without a
+    Retrieval is measured whether it was trained or not, of the rows as the stage reads them: what stood where they are
+    masked (`mask_rate`) or replaced can only be guessed, so that the number is lower than of whole rows. Without a
     retrieval loss ELECTRA's vocabulary head stands still while the rest moves, and its number is a lower bound.
     """
     objective = objective_of(config)

@@ -86,6 +86,17 @@ def test_what_is_no_record_is_not_replaced(run, tmp_path):
     assert record.name == "a" and thesis.read_text() == "all of it"
 
 
+def test_the_record_of_another_run_is_not_replaced(run, tmp_path):
+    (record,) = keep([run], tmp_path / "docs")
+    before = (record / "results.json").read_text()
+    run.results.write_text(before.replace('"name": "a"', '"name": "b"'))
+    with pytest.raises(Refusal, match=r"is the record of another run, a, and .* is b"):
+        keep([run], tmp_path / "docs")
+    assert (record / "results.json").read_text() == before
+    with pytest.raises(Refusal, match="is no folder"):
+        keep([run], record / "results.json")
+
+
 def test_two_runs_of_one_name_are_refused_before_anything_is_written(run, tmp_path):
     other = RunDirectory(tmp_path / "other" / "a")
     shutil.copytree(run.path, other.path)
@@ -109,6 +120,8 @@ def spoilt(name: str, content: str | None):
     (spoilt("results.json", "[1]"), "results.json: cannot be read: it is no JSON object"),
     (spoilt("results.json", "{"), "results.json: cannot be read: "),
     (spoilt("recipe.toml", None), "recipe.toml: cannot be read: "),
+    *[(spoilt(name, None), f"{name}: is not there: what the run was cannot be kept")
+      for name in ("plan.json", "environment.json", "events.jsonl")],
 ])
 def test_a_run_without_a_record_is_refused(run, tmp_path, spoil, says):
     spoil(run)

@@ -15,6 +15,7 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 
 import mux.model  # noqa: F401 - registers the models
 from launcher.difference import of_environments, of_results
+from launcher.runs_commands import add_row, plain_table, show
 from mux import manifest as manifests
 
 pytestmark = pytest.mark.processes
@@ -136,6 +137,15 @@ def test_of_hashes_what_the_eye_compares():
         ("commit", '"aaaaaaaaaaaa"', '"bbbbbbbbbbbb+"'), ("data.\"task ner\"", '"aaaaaaaaaaaa"', '"bbbbbbbbbbbb"')]
     (row,) = of_environments({"commit": "a" * 40}, {"commit": "a" * 40 + "+"})  # the same commit, but a changed tree
     assert row == ("commit", '"aaaaaaaaaaaa"', '"aaaaaaaaaaaa+"')
+
+
+def test_values_are_shown_beside_names_that_are_wider_than_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    table = plain_table("results", "one", "other", right=("one", "other"))
+    add_row(table, f"finetune_words.tasks.{'conll2003' * 6}.others.accuracy.mean", "0.12345", "0.67890")
+    show(table)
+    shown = capsys.readouterr().out
+    assert "0.12345" in shown and "0.67890" in shown and max(map(len, shown.splitlines())) <= 80
 
 
 def test_in_a_pipe_a_row_is_a_line(finished, copied):

@@ -1,6 +1,7 @@
 """`mux export`: the right model of a run, in a folder that the Auto classes load, whole or not at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_the_folder_is_the_model(run, tmp_path):
     assert [line for line in card.splitlines() if line.startswith("- `") and "mux" not in line] == [
         "- `path:texts/*.txt`", "- `path:moods.jsonl`"]
     assert not list((tmp_path / "out").glob("*.part")) and not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_run_without_its_models_says_so(run):
+    shutil.rmtree(run / "tune/mood/model")
+    assert find_model(str(run), task="topic").folder == run / "tune/topic/model"
+    for folder in [path for path in run.rglob("model") if path.is_dir()]:
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="holds none of its models: they were deleted, or this is a record"):
+        find_model(str(run))
 
 
 def test_a_choice_among_models(run):

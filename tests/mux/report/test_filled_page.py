@@ -57,7 +57,7 @@ def test_blocks_are_filled_and_the_rest_stays(sections, tmp_path):
     ("<!-- report scores -->\n", ":1: no line <!-- end of report --> ends"),
     ("<!-- report scores -->\n<!-- report pareto -->\n<!-- end of report -->\n", ":1: no line <!-- end of report -->"),
     (GOOD + "<!--report figure pareto_sst2-->\n", ":3: '<!--report figure pareto_sst2-->' begins or ends no block"),
-    (GOOD + "  <!-- report figure pareto_sst2 -->\n", ":3: '<!-- report figure pareto_sst2 -->' begins or ends no block"),
+    (GOOD + "  <!-- report scores -->\n", ":3: '<!-- report scores -->' begins or ends no block"),
     (GOOD + "<!-- End of report -->\n", ":3: '<!-- End of report -->' begins or ends no block"),
     (None, "no such file"),
 ])

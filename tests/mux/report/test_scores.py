@@ -8,7 +8,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from mux.report.results import read_runs
 from mux.report.scores import Scores
-from mux.report.sections import budget, scores
+from mux.report.sections import budget, curves, scores
 from mux.report.sections.scores import Score, score_of
 
 
@@ -48,6 +48,30 @@ def changed(path, seeds):
             task["seeds"] = dict(zip("012", seeds, strict=False))
     (path / "results.json").write_text(json.dumps(results))
     return path
+
+
+def test_where_a_model_was_pre_trained_that_was_not_pre_trained_here(maker):
+    path = maker.run("taught", 1, tasks=["sst2"])
+    for name in ("plan.json", "results.json"):
+        content = json.loads((path / name).read_text())
+        content["stages"] = [stage for stage in content["stages"] if stage["kind"] != "pretrain"]
+        (path / name).write_text(json.dumps(content))
+    for source, says in ((None, "none"), ("run:runs/other", "run:runs/other")):
+        plan = json.loads((path / "plan.json").read_text())
+        plan["stages"][0]["source"] = source
+        (path / "plan.json").write_text(json.dumps(plan))
+        ours, _ = table(maker, budget.table, path)
+        assert ours["steps: retrieval + pre-training"] == says
+
+
+def test_before_fine_tuning_every_column_has_its_number(maker):
+    path = maker.run("two", 2, tasks=["sst2"])
+    results = json.loads((path / "results.json").read_text())
+    results["stages"][1] |= {"accuracy": 0.25, "retrieval_accuracy": 0.5}
+    (path / "results.json").write_text(json.dumps(results))
+    primed, trained = table(maker, curves.section, path)
+    assert (primed["stage"], primed["accuracy %"], primed["tokens found again %"]) == ("retrieval", "99.0", "–")
+    assert (trained["stage"], trained["accuracy %"], trained["tokens found again %"]) == ("pretrain", "25.0", "50.0")
 
 
 def test_differences_are_from_the_first_run_without_multiplexing(maker):

@@ -195,6 +195,21 @@ def test_ragged_batches_are_timed_on_all_sides_and_never_compiled(made):
     assert not table.kept(table.entries[0], How("token", "ragged", "compiled"))
 
 
+def test_ragged_batches_are_what_the_model_is_fed(small_tokenizer):
+    widths: list[int] = []
+
+    class Widths(nn.Module):
+        def forward(self, input_ids, attention_mask=None):
+            widths.append(input_ids.shape[-1])
+
+    full = RandomRows(small_tokenizer, HEADS["token"], 64, 300, False, CPU)
+    Contestant("A", Widths(), full, 40, RaggedRows(full, 1, 4, small_tokenizer.pad_token_id, True)).run(CPU)
+    assert max(widths) < 64 and len(set(widths)) > 1, widths
+    widths.clear()
+    Contestant("A", Widths(), full, 4).run(CPU)
+    assert widths == [64]
+
+
 class AttentionMasks(TorchFunctionMode):
     """Notes the masks that attention gets."""
 
