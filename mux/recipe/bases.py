@@ -26,10 +26,10 @@ def read(path: Path) -> list[Document]:
 
 def _find(path: Path, named_by: Problem | None, children: tuple[Document, ...], found: dict[str, Document]) -> None:
     """Add a file to `found`, behind its bases. `children`: the files that led to it, each of which extends the next."""
-    real = os.path.realpath(path)
-    if real in found:
+    if named_by is not None and os.path.realpath(path) in found:
         return
     file = document.read(path, named_by)
+    real = os.path.realpath(path)
     if named_by is not None:
         way = [*children, file]
         first = [os.path.realpath(child.path) for child in way].index(real)
