@@ -42,7 +42,7 @@ def test_a_host_that_is_well():
     (answering(installed=INSTALLED.model_copy(update={"python": "3.12.0", "packages": {"torch": "2.13.0"}})), "python",
      ("has Python 3.12.0, and the launcher 3.11.7", "has deepspeed (none), and the launcher 0.19.8")),
     (answering(installed=INSTALLED.model_copy(update={"commit": "b" * 40})), "commit",
-     ("its project is at commit bbbbbbbbbbbb, the launcher's at aaaaaaaaaaaa",)),
+     ("its project is at commit bbbbbbb, the launcher's at aaaaaaa",)),
     (answering(installed=INSTALLED.model_copy(update={"code": "d"})), "commit",
      ("its project's files differ from the launcher's",)),
     (answering(token=None), "shared",

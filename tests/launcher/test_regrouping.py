@@ -94,7 +94,7 @@ SSH = """#!/bin/sh
 for last; do :; done
 PATH={tools}:$PATH exec sh -c "$last"
 """
-OTHER_COMMIT = f"its project is at commit {'b' * 12}, the launcher's at {'a' * 12}"
+OTHER_COMMIT = f"its project is at commit {'b' * 7}, the launcher's at {'a' * 7}"
 
 
 def tool(folder: Path, name: str, script: str) -> None:
