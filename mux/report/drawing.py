@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 INK, MUTED, GRID, PAPER, GROUND = "#1b2129", "#5f6873", "#d9dde2", "#99a1ab", "#fefefe"
 SERIES = ("#1f6fd0", "#d3610a", "#15824b", "#a83fb5", "#c23247", "#0c7f8c", "#8a6412", "#5b53d6", "#6f7d10", "#b03a7c")
 MARKERS = "osD^vPXph*"
+DASHES = ("-", "--", ":", "-.")
 COLOURS = {INK: "ink", MUTED: "muted", GRID: "line", PAPER: "paper", GROUND: "ground"} | {
     colour: f"s{index}" for index, colour in enumerate(SERIES)}
 
@@ -84,6 +85,11 @@ def shown(words: str, limit: int = 40) -> str:
 def series(index: int) -> dict[str, Any]:
     """Colour and marker of the index-th series; colours repeat with other markers."""
     return {"color": SERIES[index % len(SERIES)], "marker": MARKERS[(index + index // len(SERIES)) % len(MARKERS)]}
+
+
+def stroke(index: int) -> dict[str, Any]:
+    """Colour and dashes of the index-th line without markers; colours repeat with other dashes."""
+    return {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[index // len(SERIES) % len(DASHES)]}
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mux.report.drawing import Drawing, draw, legend_below, series, shown
+from mux.report.drawing import Drawing, draw, legend_below, shown, stroke
 from mux.report.measures import title
 from mux.report.results import Run
 from mux.report.scores import Curve, Number
@@ -51,11 +51,11 @@ def _drawing(name: str, heading: str, curves: Curves) -> Drawing:
     def plot(figure: Figure) -> None:
         panels = figure.subplots(1, 1 + both, squeeze=False)[0]
         for run, curve in curves.items():
-            color = series(run.place)["color"]
-            panels[0].plot(*_known(curve.step, curve.loss), color=color, label=shown(run.label))
+            look = stroke(run.place)
+            panels[0].plot(*_known(curve.step, curve.loss), **look, label=shown(run.label))
             if both:
                 percent = [None if value is None else 100 * value for value in curve.accuracy]
-                panels[1].plot(*_known(curve.step, percent), color=color)
+                panels[1].plot(*_known(curve.step, percent), **look)
         for axes in panels:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

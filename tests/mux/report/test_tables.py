@@ -1,3 +1,4 @@
+from mux.report.drawing import series, stroke
 from mux.report.tables import Cell, Table, number, spread, text
 
 
@@ -37,3 +38,8 @@ def test_markdown_shows_names_as_they_are():
     written = table([text("<script>|*x*[y](z)`"), number(1)]).markdown()
     assert r"| \<script\>\|\*x\*\[y\](z)\` | 1 |" in written
     assert "| --- | ---: |" in written
+
+
+def test_lines_and_points_of_many_runs_differ():
+    for look in (stroke, series):
+        assert len({tuple(look(index).items()) for index in range(30)}) == 30
