@@ -26,7 +26,7 @@ def read(path: Path) -> list[Document]:
 
 def _find(path: Path, named_by: Problem | None, children: tuple[Document, ...], found: dict[str, Document]) -> None:
     """Add a file to `found`, behind its bases. `children`: the files that led to it, each of which extends the next."""
-    if named_by is not None and os.path.realpath(path) in found:
+    if "\0" not in str(path) and os.path.realpath(path) in found:  # reading refuses a path that no system takes
         return
     file = document.read(path, named_by)
     real = os.path.realpath(path)
@@ -57,7 +57,7 @@ def _bases(file: Document) -> list[tuple[str, Problem]]:
     if len(named) > MAX_FILES:
         raise Refusal(_too_many(named[MAX_FILES][1]))
     for base, place in named:
-        if not isinstance(base, str) or not base or "\0" in base:
+        if not isinstance(base, str) or not base:
             message = f"must be the path of a recipe, from the folder of this one, or an array of such paths; " \
                       f"it is {shown(base)}"
             raise Refusal(replace(place, message=message))
